@@ -1,0 +1,1 @@
+//! Examples of Smalti, the quickstart among them.

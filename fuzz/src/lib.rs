@@ -1,0 +1,1 @@
+//! Fuzz targets for Smalti; their bodies also run as plain tests.

@@ -1,0 +1,1 @@
+//! Self-organizing distributed systems over QUIC: discovery, typed streams.

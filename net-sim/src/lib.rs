@@ -1,0 +1,1 @@
+//! Deterministic cluster simulation for Smalti and for applications built on it.

@@ -1,0 +1,1 @@
+//! Seeded scenarios over whole Smalti clusters, and the campaign command.
