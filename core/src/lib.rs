@@ -2,4 +2,8 @@
 
 pub mod id;
 pub mod protocol;
+pub mod runtime;
+#[doc(hidden)]
+pub mod select;
 pub mod time;
+pub mod wire;

@@ -108,7 +108,8 @@ impl Add<Duration> for WallTime {
     type Output = Self;
 
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(saturating_nanos(duration) / 1_000))
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(micros))
     }
 }
 

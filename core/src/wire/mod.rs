@@ -1,0 +1,12 @@
+//! What goes over the wire: the codec, frames and their limits, and close codes.
+//!
+//! Values are encoded with postcard, and every frame carries its length in front. Decoding never panics,
+//! refuses what follows a value, and allocates no more than the bytes received justify.
+
+mod close;
+mod codec;
+mod frame;
+
+pub use close::CloseCode;
+pub use codec::{DecodeError, EncodeError, decode, encode, encode_into};
+pub use frame::{FRAME_HEADER_LEN, FrameBuffer, FrameError, encode_frame};
