@@ -6,7 +6,12 @@
 mod close;
 mod codec;
 mod frame;
+mod hello;
 
 pub use close::CloseCode;
 pub use codec::{DecodeError, EncodeError, decode, encode, encode_into};
 pub use frame::{FRAME_HEADER_LEN, FrameBuffer, FrameError, encode_frame};
+pub use hello::{
+    HELLO_EXPORTER_LABEL, HELLO_LEN_MAX, HELLO_TIMEOUT, Hello, HelloContext, HelloError, Instance,
+    NetworkSecret, VersionRange, WIRE_VERSIONS,
+};
