@@ -1,6 +1,7 @@
 //! The heart of Smalti.
 
 pub mod id;
+pub mod node;
 pub mod protocol;
 pub mod runtime;
 #[doc(hidden)]
