@@ -1,5 +1,6 @@
 //! The protocols, as machines without I/O: no async, no executor, and no handle knows of them.
 
+pub mod discovery;
 mod machine;
 
 pub use machine::Machine;

@@ -1,0 +1,300 @@
+//! All that a node knows of its peers.
+//!
+//! The signed part is a join-semilattice: for each peer the entry of the greatest
+//! [precedence](VerifiedEntry::precedence) stays, so merging is commutative, associative and idempotent,
+//! and any exchange of entries in any order leads all nodes to the same catalog. A departure is an entry
+//! like any other, so it outranks what the peer had said before.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use im::OrdMap;
+
+use super::entry::{PeerEntry, Status, VerifiedEntry};
+use super::range::{Fingerprint, PARTS, Range};
+use crate::id::PeerId;
+use crate::time::{Duration, Instant};
+
+/// What a node knows of its peers at one moment. Cloning it takes constant time.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    local: Option<PeerId>,
+    signed: OrdMap<PeerId, Record>,
+    unsigned: OrdMap<PeerId, Arc<PeerEntry>>,
+    rtts: OrdMap<PeerId, Duration>,
+    max_rtt: Option<Duration>,
+    /// Records whose peer is alive, this node's own among them.
+    alive: usize,
+    sums: Sums,
+}
+
+/// An entry, and until when it counts.
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    pub(super) entry: VerifiedEntry,
+    /// When it will have reached the age at which it is purged.
+    pub(super) expires: Instant,
+}
+
+/// What became of an entry that was to be merged.
+#[derive(Clone, Debug)]
+pub(super) enum Merged {
+    /// Nothing was known of the peer.
+    New,
+    /// It took the place of this one.
+    Replaced(VerifiedEntry),
+    /// It was there already.
+    Known,
+    /// There is one of greater precedence.
+    Outranked,
+}
+
+impl Catalog {
+    pub(super) fn new(local: PeerId, max_rtt: Option<Duration>) -> Self {
+        Self {
+            local: Some(local),
+            max_rtt,
+            ..Self::default()
+        }
+    }
+
+    /// All visible peers but this node itself, in the order of their ids. A peer that is known by a
+    /// signed entry and an unsigned one is given once, by the signed.
+    pub fn peers(&self) -> impl Iterator<Item = &PeerEntry> {
+        self.iter().filter(|entry| Some(entry.id) != self.local)
+    }
+
+    /// Visible peers that speak for themselves, but this node.
+    pub fn signed_peers(&self) -> impl Iterator<Item = &VerifiedEntry> {
+        self.signed
+            .values()
+            .map(|record| &record.entry)
+            .filter(|entry| self.is_visible(entry) && Some(entry.id) != self.local)
+    }
+
+    /// Peers that were put in by hand and have not spoken for themselves.
+    pub fn unsigned_peers(&self) -> impl Iterator<Item = &PeerEntry> {
+        self.unsigned
+            .values()
+            .map(|entry| &**entry)
+            .filter(|entry| self.is_by_hand_only(entry))
+    }
+
+    /// All visible entries, this node's own among them: first those that are signed, in the order of
+    /// their ids, then those that are not.
+    pub fn iter(&self) -> impl Iterator<Item = &PeerEntry> {
+        let signed = self.signed.values().map(|record| &record.entry);
+        let signed = signed.filter(|entry| self.is_visible(entry));
+        signed.map(|entry| &**entry).chain(self.unsigned_peers())
+    }
+
+    /// What is known of `peer`, if it is visible.
+    #[must_use]
+    pub fn get(&self, peer: &PeerId) -> Option<&PeerEntry> {
+        match self.get_signed(peer) {
+            Some(entry) => Some(entry),
+            None => {
+                let entry = &**self.unsigned.get(peer)?;
+                self.is_by_hand_only(entry).then_some(entry)
+            }
+        }
+    }
+
+    /// What `peer` says of itself, if it is visible.
+    #[must_use]
+    pub fn get_signed(&self, peer: &PeerId) -> Option<&VerifiedEntry> {
+        let record = self.signed.get(peer)?;
+        self.is_visible(&record.entry).then_some(&record.entry)
+    }
+
+    /// What this node says of itself.
+    #[must_use]
+    pub fn local(&self) -> Option<&VerifiedEntry> {
+        self.signed.get(&self.local?).map(|record| &record.entry)
+    }
+
+    /// How many peers are visible, this node not counted.
+    #[must_use]
+    pub fn peers_count(&self) -> usize {
+        if self.max_rtt.is_none() && self.unsigned.is_empty() {
+            self.alive - usize::from(self.local().is_some_and(|own| own.status == Status::Alive))
+        } else {
+            self.peers().count()
+        }
+    }
+
+    /// The smoothed round-trip time to `peer`, where it has been measured.
+    #[must_use]
+    pub fn rtt(&self, peer: &PeerId) -> Option<Duration> {
+        self.rtts.get(peer).copied()
+    }
+
+    fn is_visible(&self, entry: &VerifiedEntry) -> bool {
+        entry.status == Status::Alive && !self.is_far(&entry.id)
+    }
+
+    fn is_by_hand_only(&self, entry: &PeerEntry) -> bool {
+        let speaks = self.signed.get(&entry.id);
+        speaks.is_none_or(|record| record.entry.status == Status::Departed)
+            && !self.is_far(&entry.id)
+    }
+
+    pub(super) fn is_far(&self, peer: &PeerId) -> bool {
+        self.max_rtt
+            .is_some_and(|max| self.rtts.get(peer).is_some_and(|rtt| *rtt > max))
+    }
+
+    /// The very entry of `peer` that has this digest, where it is here.
+    pub(super) fn holding(
+        &self,
+        peer: &PeerId,
+        digest: &crate::id::Digest,
+    ) -> Option<&VerifiedEntry> {
+        let entry = &self.signed.get(peer)?.entry;
+        (entry.digest() == digest).then_some(entry)
+    }
+
+    /// What is here of `peer`, tombstones included.
+    pub(super) fn record(&self, peer: &PeerId) -> Option<&Record> {
+        self.signed.get(peer)
+    }
+
+    /// All signed entries whose peers lie in `range`, tombstones included.
+    pub(super) fn records(&self, range: &Range) -> impl Iterator<Item = &Record> {
+        self.signed
+            .range(range.first()..=range.last())
+            .map(|(_, record)| record)
+    }
+
+    /// How many signed entries are here, tombstones included.
+    pub(super) fn len(&self) -> usize {
+        self.signed.len()
+    }
+
+    /// The first peer at or after `start`, going round at the end.
+    pub(super) fn next_from(&self, start: &PeerId) -> Option<&Record> {
+        let after = self.signed.get_next(start);
+        after
+            .or_else(|| self.signed.get_min().map(|(id, record)| (id, record)))
+            .map(|(_, r)| r)
+    }
+
+    /// The join with `entry`, which will have reached its purge age at `expires`.
+    pub(super) fn merge(&mut self, entry: VerifiedEntry, expires: Instant) -> Merged {
+        let id = entry.id;
+        let replaced = match self.signed.get(&id) {
+            None => None,
+            Some(record) => match entry.precedence(&record.entry) {
+                Ordering::Less => return Merged::Outranked,
+                Ordering::Equal => return Merged::Known,
+                Ordering::Greater => Some(record.entry.clone()),
+            },
+        };
+        self.sums.insert(&entry);
+        self.alive += usize::from(entry.status == Status::Alive);
+        self.signed.insert(id, Record { entry, expires });
+        match replaced {
+            None => Merged::New,
+            Some(replaced) => {
+                self.sums.remove(&replaced);
+                self.alive -= usize::from(replaced.status == Status::Alive);
+                Merged::Replaced(replaced)
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, peer: &PeerId) -> Option<Record> {
+        let record = self.signed.remove(peer)?;
+        self.sums.remove(&record.entry);
+        self.alive -= usize::from(record.entry.status == Status::Alive);
+        self.rtts.remove(peer);
+        Some(record)
+    }
+
+    pub(super) fn insert_unsigned(&mut self, entry: Arc<PeerEntry>) -> Option<Arc<PeerEntry>> {
+        self.unsigned.insert(entry.id, entry)
+    }
+
+    pub(super) fn remove_unsigned(&mut self, peer: &PeerId) -> Option<Arc<PeerEntry>> {
+        self.unsigned.remove(peer)
+    }
+
+    pub(super) fn unsigned_count(&self) -> usize {
+        self.unsigned.len()
+    }
+
+    pub(super) fn set_rtt(&mut self, peer: PeerId, rtt: Duration) {
+        self.rtts.insert(peer, rtt);
+    }
+
+    /// The sum of all signed entries.
+    pub(super) fn summary(&self) -> Fingerprint {
+        self.sums.total
+    }
+
+    /// The sum of the signed entries in `range`.
+    pub(super) fn fingerprint(&self, range: &Range) -> Fingerprint {
+        let mut fingerprint = Fingerprint::default();
+        match range.nibbles() {
+            0 => return self.sums.total,
+            1 | 2 => {
+                let first = usize::from(range.first_byte());
+                let width = if range.nibbles() == 1 { PARTS } else { 1 };
+                for sum in self.sums.by_byte.iter().skip(first).take(width) {
+                    fingerprint.add(sum);
+                }
+            }
+            _ => {
+                for record in self.records(range) {
+                    fingerprint.insert(record.entry.digest());
+                }
+            }
+        }
+        fingerprint
+    }
+
+    /// Panics where the sums and counts are not those of the entries. Takes time linear in their number.
+    pub(super) fn check_invariants(&self) {
+        let mut sums = Sums::default();
+        let mut alive = 0;
+        for (id, record) in &self.signed {
+            assert_eq!(*id, record.entry.id, "a record lies under another id");
+            sums.insert(&record.entry);
+            alive += usize::from(record.entry.status == Status::Alive);
+        }
+        assert_eq!(
+            sums, self.sums,
+            "the fingerprints are not those of the records"
+        );
+        assert_eq!(alive, self.alive, "the count of live peers is wrong");
+    }
+}
+
+/// Sums kept up to date with every change, so that comparing catalogs reads only what differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Sums {
+    total: Fingerprint,
+    /// By the first byte of the peer id.
+    by_byte: im::Vector<Fingerprint>,
+}
+
+impl Default for Sums {
+    fn default() -> Self {
+        Self {
+            total: Fingerprint::default(),
+            by_byte: [Fingerprint::default(); 256].into_iter().collect(),
+        }
+    }
+}
+
+impl Sums {
+    fn insert(&mut self, entry: &VerifiedEntry) {
+        self.total.insert(entry.digest());
+        self.by_byte[usize::from(entry.id.as_bytes()[0])].insert(entry.digest());
+    }
+
+    fn remove(&mut self, entry: &VerifiedEntry) {
+        self.total.remove(entry.digest());
+        self.by_byte[usize::from(entry.id.as_bytes()[0])].remove(entry.digest());
+    }
+}
