@@ -1,4 +1,17 @@
-//! The heart of Smalti.
+//! The heart of Smalti: protocol state machines, the traits that a runtime implements, and the handles that
+//! applications use. No socket, file, operating-system clock or randomness is touched here; applications
+//! depend on `smalti`, which runs this over QUIC, and test with `smalti-sim`, which simulates it.
+//!
+//! | module | what is in it |
+//! | --- | --- |
+//! | [`protocol`] | the protocols as machines: state and messages, no async, no I/O |
+//! | [`node`] | workers that run the machines, and the handles behind the public modules |
+//! | [`runtime`] | what a node needs of the world: transport, clock, randomness, tasks |
+//! | [`wire`] | codec, frames, limits, close codes, the hello of every connection |
+//! | [`id`] | digests, identifiers, keys |
+//! | [`time`] | the monotonic and the wall clock's readings |
+//!
+//! For applications: [`network`], [`discovery`], [`primitives`].
 
 pub mod id;
 pub mod node;
@@ -8,3 +21,30 @@ pub mod runtime;
 pub mod select;
 pub mod time;
 pub mod wire;
+
+pub use bytes::Bytes;
+pub use id::{Digest, GroupId, NetworkId, PeerId, SecretKey, StoreId, StreamId, Tag, UniqueId};
+pub use node::{Network, NetworkBuilder};
+
+/// The node: entry point, identity, links.
+pub mod network {
+    pub use crate::node::{
+        Error, Link, LinkError, LinkReceiver, LinkSender, Local, Network, NetworkBuilder, Protocol,
+    };
+    pub use crate::wire::CloseCode;
+}
+
+/// Who else is in the network, and what they offer.
+pub mod discovery {
+    pub use crate::node::discovery::{CatalogWatch, Discovery, Error, Events, EventsLagged};
+    pub use crate::protocol::discovery::{
+        Catalog, Config, ConfigBuilder, ConfigError, EntryError, EntryVersion, Event, GroupInfo,
+        PeerAddr, PeerEntry, RequestError, SignedPeerEntry, StreamInfo, Ticket, VerifiedEntry,
+    };
+}
+
+/// What the other modules are built of.
+pub mod primitives {
+    pub use crate::id::*;
+    pub use crate::time::{Duration, Instant, WallTime};
+}

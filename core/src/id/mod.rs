@@ -6,6 +6,7 @@
 
 mod const_blake3;
 mod hex;
+mod instance;
 mod keys;
 
 use std::cmp::Ordering;
@@ -15,6 +16,7 @@ use std::marker::PhantomData;
 use rand::Rng;
 
 pub use hex::ParseIdError;
+pub use instance::Instance;
 pub use keys::{InvalidSignature, PeerId, SecretKey, Signature};
 
 /// A BLAKE3 digest: what equal contents have in common.

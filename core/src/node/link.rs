@@ -12,7 +12,7 @@ use super::connections::{Lease, LinkError};
 use super::framed::{FrameReadError, FrameReader, write_all};
 use crate::id::PeerId;
 use crate::runtime::{Alpn, BiStream, Connection, SendStream};
-use crate::wire::{CloseCode, decode, encode_frame};
+use crate::wire::{CloseCode, append_frame, decode, encode_frame};
 
 /// What two ends of a [`Link`] agree on at compile time.
 pub trait Protocol: Send + Sync + 'static {
@@ -110,6 +110,14 @@ impl<P: Protocol> LinkSender<P> {
     /// [`LinkError::Frame`] where it does not fit a frame; the link is as before.
     pub fn queue(&mut self, message: &P::Message) -> Result<(), LinkError> {
         Ok(encode_frame(message, P::MESSAGE_LEN_MAX, &mut self.queued)?)
+    }
+
+    /// Adds a message that is encoded already.
+    ///
+    /// # Errors
+    /// [`LinkError::Frame`] where it does not fit a frame; the link is as before.
+    pub(crate) fn queue_encoded(&mut self, message: &[u8]) -> Result<(), LinkError> {
+        Ok(append_frame(message, P::MESSAGE_LEN_MAX, &mut self.queued)?)
     }
 
     /// Hands all that is queued to the stream. Cancellation safe: what was not written stays queued.

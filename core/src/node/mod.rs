@@ -1,10 +1,16 @@
 //! Workers and handles: the thin async layer that carries inputs to the machines and carries out what
 //! they want. No protocol decision is taken here.
 
+mod builder;
 mod connections;
+pub mod discovery;
+mod driver;
 mod framed;
 mod link;
+mod network;
 mod tasks;
 
+pub use builder::NetworkBuilder;
 pub use connections::LinkError;
 pub use link::{Link, LinkReceiver, LinkSender, Protocol};
+pub use network::{Error, Local, Network};

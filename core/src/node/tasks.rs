@@ -14,8 +14,29 @@ use crate::time::Duration;
 pub(crate) struct Tasks {
     runtime: Arc<dyn Runtime>,
     cancelled: CancellationToken,
-    /// How many tasks of this owner and its children have not ended.
-    running: watch::Sender<usize>,
+    running: Arc<Counter>,
+}
+
+/// How many tasks of an owner and of those below it have not ended.
+struct Counter {
+    count: watch::Sender<usize>,
+    parent: Option<Arc<Counter>>,
+}
+
+impl Counter {
+    fn new(parent: Option<Arc<Self>>) -> Arc<Self> {
+        Arc::new(Self {
+            count: watch::Sender::new(0),
+            parent,
+        })
+    }
+
+    fn change(&self, change: fn(&mut usize)) {
+        self.count.send_modify(change);
+        if let Some(parent) = &self.parent {
+            parent.change(change);
+        }
+    }
 }
 
 impl Tasks {
@@ -23,7 +44,7 @@ impl Tasks {
         Self {
             runtime,
             cancelled: CancellationToken::new(),
-            running: watch::Sender::new(0),
+            running: Counter::new(None),
         }
     }
 
@@ -37,11 +58,6 @@ impl Tasks {
 
     pub(crate) fn runtime(&self) -> &Arc<dyn Runtime> {
         &self.runtime
-    }
-
-    /// Cancelled when the tasks are to end.
-    pub(crate) fn cancelled(&self) -> &CancellationToken {
-        &self.cancelled
     }
 
     /// Runs `task` until it ends or the owner cancels it: it is then dropped at the point where it waits.
@@ -59,14 +75,13 @@ impl Tasks {
         });
     }
 
-    /// Runs `task` until it ends; it looks at [`cancelled`](Self::cancelled) itself, to end in good order.
+    /// Runs `task` until it ends by itself.
     pub(crate) fn spawn_until_done(
         &self,
         name: &'static str,
         task: impl Future<Output = ()> + Send + 'static,
     ) {
-        self.running.send_modify(|running| *running += 1);
-        let guard = Running(self.running.clone());
+        let guard = Running::new(self.running.clone());
         let task: BoxFuture<'static, ()> = Box::pin(async move {
             let _guard = guard;
             task.await;
@@ -79,13 +94,14 @@ impl Tasks {
         self.cancelled.cancel();
     }
 
-    /// Completes when no task of this owner, its parents and its children runs.
+    /// Completes when no task of this owner and of those below it runs.
     pub(crate) async fn ended(&self) {
         // The sender lives in `self`, so waiting cannot fail.
         let _ = self
             .running
+            .count
             .subscribe()
-            .wait_for(|running| *running == 0)
+            .wait_for(|count| *count == 0)
             .await;
     }
 
@@ -105,10 +121,17 @@ impl Tasks {
 }
 
 /// Counts a task for as long as it exists, whether it returns, panics or is never polled.
-struct Running(watch::Sender<usize>);
+struct Running(Arc<Counter>);
+
+impl Running {
+    fn new(counter: Arc<Counter>) -> Self {
+        counter.change(|count| *count += 1);
+        Self(counter)
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.send_modify(|running| *running -= 1);
+        self.0.change(|count| *count -= 1);
     }
 }

@@ -50,6 +50,23 @@ pub fn encode_frame<T: Serialize + ?Sized>(
     Ok(())
 }
 
+/// Appends `message`, which is encoded already, as one frame of at most `max` bytes to `out`. On an error
+/// `out` is as before.
+///
+/// # Errors
+/// [`FrameError::TooLarge`] where it does not fit.
+pub fn append_frame(message: &[u8], max: usize, out: &mut BytesMut) -> Result<(), FrameError> {
+    let len = message.len();
+    match u32::try_from(len) {
+        Ok(header) if len <= max => {
+            out.extend_from_slice(&header.to_le_bytes());
+            out.extend_from_slice(message);
+            Ok(())
+        }
+        _ => Err(FrameError::TooLarge { len, max }),
+    }
+}
+
 /// Cuts a stream of chunks into frames. Holds at most one incomplete frame and what was pushed after it.
 ///
 /// A frame that lies within one chunk is given without copying. The buffer grows with what has arrived,

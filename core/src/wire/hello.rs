@@ -6,7 +6,7 @@ use sha2::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::CloseCode;
-use crate::id::{NetworkId, PeerId};
+use crate::id::{Instance, NetworkId, PeerId};
 use crate::runtime::Side;
 use crate::time::Duration;
 
@@ -38,25 +38,6 @@ impl VersionRange {
     pub fn newest_common(self, other: Self) -> Option<u16> {
         let newest = self.max.min(other.max);
         (newest >= self.min.max(other.min)).then_some(newest)
-    }
-}
-
-/// Which run of a node this is: 16 bytes drawn at its start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Instance([u8; 16]);
-
-impl Instance {
-    /// The instance with these bytes.
-    #[must_use]
-    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(bytes)
-    }
-
-    /// The bytes of the instance.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
     }
 }
 

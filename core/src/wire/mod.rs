@@ -10,8 +10,8 @@ mod hello;
 
 pub use close::CloseCode;
 pub use codec::{DecodeError, EncodeError, decode, encode, encode_into};
-pub use frame::{FRAME_HEADER_LEN, FrameBuffer, FrameError, encode_frame};
+pub use frame::{FRAME_HEADER_LEN, FrameBuffer, FrameError, append_frame, encode_frame};
 pub use hello::{
-    HELLO_EXPORTER_LABEL, HELLO_LEN_MAX, HELLO_TIMEOUT, Hello, HelloContext, HelloError, Instance,
+    HELLO_EXPORTER_LABEL, HELLO_LEN_MAX, HELLO_TIMEOUT, Hello, HelloContext, HelloError,
     NetworkSecret, VersionRange, WIRE_VERSIONS,
 };

@@ -35,6 +35,15 @@ pub enum LinkError {
         /// The peer.
         peer: PeerId,
     },
+    /// The peer is this node.
+    #[error("the peer is this node itself")]
+    Oneself,
+    /// The peer admits this node and closes the connection again, time after time.
+    #[error("peer {peer} closes every connection right after admitting this node")]
+    Unstable {
+        /// The peer.
+        peer: PeerId,
+    },
     /// The stream has ended.
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -50,9 +59,9 @@ pub enum LinkError {
     /// The peer has finished the stream within a frame.
     #[error("the peer breaks the protocol: the stream ends within a frame")]
     Truncated,
-    /// The peer says something at a time, or in a number, that the protocol does not allow.
+    /// The peer says what the protocol does not allow.
     #[error("the peer breaks the protocol: {0}")]
-    Violation(&'static str),
+    Violation(String),
     /// This node is shutting down.
     #[error("this node is shutting down")]
     ShuttingDown,
@@ -69,7 +78,11 @@ impl LinkError {
             Self::Frame(_) => CloseCode::FRAME_TOO_LARGE,
             Self::Decode(_) | Self::Truncated | Self::Violation(_) => CloseCode::PROTOCOL_VIOLATION,
             Self::ShuttingDown => CloseCode::GRACEFUL_SHUTDOWN,
-            Self::Dial(_) | Self::Stream(_) | Self::Connection(_) => CloseCode::CANCELLED,
+            Self::Dial(_)
+            | Self::Oneself
+            | Self::Unstable { .. }
+            | Self::Stream(_)
+            | Self::Connection(_) => CloseCode::CANCELLED,
         }
     }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::LinkError;
-use crate::id::{NetworkId, PeerId};
+use crate::id::{Instance, NetworkId, PeerId};
 use crate::node::framed::{FrameReadError, FrameReader, write_all};
 use crate::runtime::{BiStream, Connection, ConnectionError, SendStream, Side, StreamError};
 use crate::wire::{
-    HELLO_EXPORTER_LABEL, HELLO_LEN_MAX, Hello, HelloContext, Instance, NetworkSecret,
-    WIRE_VERSIONS, decode, encode_frame,
+    HELLO_EXPORTER_LABEL, HELLO_LEN_MAX, Hello, HelloContext, NetworkSecret, WIRE_VERSIONS, decode,
+    encode_frame,
 };
 
 /// Who this node is, to every peer.

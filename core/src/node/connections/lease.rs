@@ -7,10 +7,11 @@ use tokio::sync::watch;
 
 use super::LinkError;
 use super::table::Candidate;
+use crate::id::Instance;
 use crate::node::tasks::Tasks;
 use crate::runtime::Connection;
 use crate::time::Duration;
-use crate::wire::{CloseCode, Instance};
+use crate::wire::CloseCode;
 
 /// How long an unused connection is kept, in case that it is needed again.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -30,6 +30,9 @@ use crate::wire::{CloseCode, HELLO_TIMEOUT};
 /// Connections of peers that have not said hello yet. Beyond it new ones are closed at once.
 const UNADMITTED_MAX: usize = 1_024;
 
+/// How often a connection that closes right after its admission is dialled again for one caller.
+const ATTEMPTS_MAX: usize = 3;
+
 /// Streams that peers have opened and a protocol has not taken yet. Beyond it peers wait.
 const INCOMING_STREAMS_MAX: usize = 64;
 
@@ -156,7 +159,10 @@ impl Connections {
     /// Keeps the connection to `peer` for `protocol` open, and dials it where there is none.
     pub(crate) async fn lease(&self, peer: PeerId, protocol: Alpn) -> Result<Lease, LinkError> {
         let key = (peer, protocol);
-        loop {
+        if peer == self.0.local.peer {
+            return Err(LinkError::Oneself);
+        }
+        for _ in 0..ATTEMPTS_MAX {
             let mut dialing = {
                 let mut table = self.table();
                 if let Some(admitted) = table.usable(key) {
@@ -181,6 +187,7 @@ impl Connections {
                 return Err(error.clone());
             }
         }
+        Err(LinkError::Unstable { peer })
     }
 
     /// Closes everything with `code` and releases the socket.

@@ -1,8 +1,8 @@
 //! Which of several connections to one peer is used.
 
+use crate::id::Instance;
 use crate::id::PeerId;
 use crate::runtime::Side;
-use crate::wire::Instance;
 
 /// What decides between two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

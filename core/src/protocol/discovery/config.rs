@@ -166,9 +166,15 @@ pub enum ConfigError {
 }
 
 /// Builds a [`Config`]; what is not set keeps its default.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct ConfigBuilder(Config);
+
+impl From<Config> for ConfigBuilder {
+    fn from(config: Config) -> Self {
+        Self(config)
+    }
+}
 
 impl ConfigBuilder {
     /// Adds one or many peers to join through.

@@ -12,13 +12,12 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rand::Rng;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::bounded;
 use super::peer_addr::{ADDRESSES_MAX, PeerAddr};
 use crate::id::{
-    Digest, GroupId, NetworkId, PeerId, SecretKey, Signature, StreamId, Tag, UniqueId,
+    Digest, GroupId, Instance, NetworkId, PeerId, SecretKey, Signature, StreamId, Tag, UniqueId,
 };
 use crate::time::{Duration, WallTime};
 
@@ -36,41 +35,6 @@ pub const GROUPS_MAX: usize = 128;
 pub const TICKETS_MAX: usize = 32;
 /// The most extensions that an entry may carry.
 pub const EXTENSIONS_MAX: usize = 16;
-
-/// One run of a node: 16 random bytes drawn when it starts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Instance([u8; 16]);
-
-impl Instance {
-    /// The instance with these bytes.
-    #[must_use]
-    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(bytes)
-    }
-
-    /// A fresh instance.
-    #[must_use]
-    pub fn from_rng(rng: &mut impl Rng) -> Self {
-        let mut bytes = [0; 16];
-        rng.fill_bytes(&mut bytes);
-        Self(bytes)
-    }
-
-    /// Its bytes.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Instance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0[..5]
-            .iter()
-            .try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
 
 /// Orders the entries of one peer: the greater replaces the smaller.
 ///
@@ -177,7 +141,7 @@ impl PeerEntry {
             protocol: PROTOCOL_VERSION,
             network,
             id: peer.id,
-            instance: Instance([0; 16]),
+            instance: Instance::from_bytes([0; 16]),
             version: EntryVersion::default(),
             updated_at: WallTime::default(),
             status: Status::Alive,

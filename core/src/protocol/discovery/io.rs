@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::entry::{EntryError, GroupInfo, Instance, PeerEntry, StreamInfo, Ticket, VerifiedEntry};
+use super::entry::{EntryError, GroupInfo, PeerEntry, StreamInfo, Ticket, VerifiedEntry};
 use super::messages::{Message, SyncMessage};
 use super::peer_addr::PeerAddr;
-use crate::id::{GroupId, NetworkId, PeerId, SecretKey, StreamId, Tag, UniqueId};
+use crate::id::{GroupId, Instance, NetworkId, PeerId, SecretKey, StreamId, Tag, UniqueId};
 use crate::time::{Duration, WallTime};
 
 /// Who the node is, given to the machine at its start.

@@ -16,7 +16,7 @@ mod range;
 pub use catalog::Catalog;
 pub use config::{BOOTSTRAP_MAX, Config, ConfigBuilder, ConfigError, Many, One, OneOrMany};
 pub use entry::{
-    ENTRY_BYTES_MAX, EXTENSIONS_MAX, EntryError, EntryVersion, GROUPS_MAX, GroupInfo, Instance,
+    ENTRY_BYTES_MAX, EXTENSIONS_MAX, EntryError, EntryVersion, GROUPS_MAX, GroupInfo,
     PROTOCOL_VERSION, PeerEntry, STREAMS_MAX, SignedPeerEntry, Status, StreamInfo, TAGS_MAX,
     TICKETS_MAX, Ticket, VerifiedEntry,
 };

@@ -1,0 +1,135 @@
+//! How a node is configured and started.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::connections::{Connections, LocalIdentity, Protocols};
+use super::discovery::{self, CatalogSync, Gossip};
+use super::network::{Error, Network, Parts};
+use super::tasks::Tasks;
+use crate::id::{Instance, NetworkId, SecretKey};
+use crate::protocol::discovery::{ConfigBuilder, Identity, LocalChange};
+use crate::runtime::{EndpointConfig, Runtime};
+use crate::wire::NetworkSecret;
+
+/// Configures a node. What is not set keeps its default.
+#[derive(Clone)]
+#[must_use]
+pub struct NetworkBuilder {
+    network: NetworkId,
+    secret_key: Option<SecretKey>,
+    network_secret: Option<String>,
+    addresses: Vec<SocketAddr>,
+    discovery: ConfigBuilder,
+}
+
+impl NetworkBuilder {
+    /// A node of `network` with all defaults.
+    pub fn new(network: impl Into<NetworkId>) -> Self {
+        Self {
+            network: network.into(),
+            secret_key: None,
+            network_secret: None,
+            addresses: Vec::new(),
+            discovery: ConfigBuilder::default(),
+        }
+    }
+
+    /// The node's identity. Default: a new one at each start.
+    pub fn with_secret_key(mut self, key: impl Into<SecretKey>) -> Self {
+        self.secret_key = Some(key.into());
+        self
+    }
+
+    /// Closes the network to nodes that do not have the same secret, as they prove when they connect.
+    /// Default: none; the network is open to whoever knows its id.
+    ///
+    /// Starting the node takes some tens of milliseconds longer with it, to make guesses expensive.
+    pub fn with_network_secret(mut self, secret: impl Into<String>) -> Self {
+        self.network_secret = Some(secret.into());
+        self
+    }
+
+    /// Where to listen: the first address that can be bound. Default: all interfaces, a free port.
+    pub fn with_addresses(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.addresses = addresses.into_iter().collect();
+        self
+    }
+
+    /// How peers are found.
+    pub fn with_discovery(mut self, config: impl Into<ConfigBuilder>) -> Self {
+        self.discovery = config.into();
+        self
+    }
+
+    /// Starts the node on `runtime`. It never waits for peers: it is done when the node listens.
+    ///
+    /// # Errors
+    /// [`Error`] where the configuration makes no sense or no address can be bound.
+    pub async fn build_on(self, runtime: Arc<dyn Runtime>) -> Result<Network, Error> {
+        let config = self.discovery.build()?;
+        let secret_key = self
+            .secret_key
+            .unwrap_or_else(|| SecretKey::from_bytes(runtime.seed("secret key")));
+        let secret = self
+            .network_secret
+            .map(|text| NetworkSecret::new(&text, self.network));
+        let instance = new_instance(&*runtime);
+
+        let mut protocols = Protocols::default();
+        let listeners = discovery::Listeners {
+            gossip: protocols.listen::<Gossip>(),
+            catalog: protocols.listen::<CatalogSync>(),
+        };
+        let endpoint = runtime
+            .bind(EndpointConfig {
+                secret_key: secret_key.clone(),
+                addresses: self.addresses,
+                protocols: protocols.names(),
+            })
+            .await?;
+        let tasks = Tasks::new(runtime.clone());
+        let local = LocalIdentity {
+            peer: secret_key.peer_id(),
+            network: self.network,
+            instance,
+            secret,
+        };
+        let connections = Connections::start(tasks.clone(), endpoint.clone(), local, protocols);
+        let identity = Identity {
+            network: self.network,
+            secret_key: secret_key.clone(),
+            instance,
+            addresses: endpoint.addresses(),
+            wall: runtime.wall(),
+        };
+        let departure_window = config.graceful_departure_window;
+        let discovery = discovery::start(&tasks, &connections, listeners, identity, config);
+
+        let (changed, to_announce) = (endpoint.clone(), discovery.clone());
+        tasks.spawn("announce addresses", async move {
+            loop {
+                changed.addresses_changed().await;
+                let addresses = LocalChange::SetAddresses(changed.addresses());
+                if to_announce.change(addresses).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Network::assemble(Parts {
+            network: self.network,
+            secret_key,
+            endpoint,
+            connections,
+            discovery,
+            tasks,
+            departure_window,
+        }))
+    }
+}
+
+fn new_instance(runtime: &dyn Runtime) -> Instance {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&runtime.seed("instance")[..16]);
+    Instance::from_bytes(bytes)
+}
