@@ -51,7 +51,11 @@ impl Streams {
     /// The streams that belong to `label`, for example to one node.
     #[must_use]
     pub fn branch(&self, label: &str) -> Self {
-        Self(derive("smalti simulation branch", &self.0, label.as_bytes()))
+        Self(derive(
+            "smalti simulation branch",
+            &self.0,
+            label.as_bytes(),
+        ))
     }
 }
 
@@ -93,7 +97,9 @@ pub fn exponential(rng: &mut impl Rng, half_life_nanos: u64) -> u64 {
     // The low half decides how many half-lives pass, the high half where in the last one it ends.
     let whole = u64::from((draw as u32).trailing_zeros());
     let part = (u128::from(draw >> 32) * u128::from(half_life_nanos)) >> 32;
-    whole.saturating_mul(half_life_nanos).saturating_add(part as u64)
+    whole
+        .saturating_mul(half_life_nanos)
+        .saturating_add(part as u64)
 }
 
 #[cfg(test)]

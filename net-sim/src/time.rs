@@ -135,11 +135,19 @@ impl NodeClock {
     pub fn when(&self, instant: Instant) -> SimTime {
         let count = self.started.saturating_add(instant.as_nanos());
         if self.drift_ppm == 0 {
-            return SimTime(count.saturating_sub(self.counted).saturating_add(self.changed.0));
+            return SimTime(
+                count
+                    .saturating_sub(self.counted)
+                    .saturating_add(self.changed.0),
+            );
         }
         let ahead = u128::from(count.saturating_sub(self.counted));
         let nanos = (ahead * 1_000_000).div_ceil(self.rate());
-        SimTime(u64::try_from(nanos).unwrap_or(u64::MAX).saturating_add(self.changed.0))
+        SimTime(
+            u64::try_from(nanos)
+                .unwrap_or(u64::MAX)
+                .saturating_add(self.changed.0),
+        )
     }
 
     /// What the wall clock shows at `now`.
@@ -155,7 +163,8 @@ impl NodeClock {
             return self.counted.saturating_add(passed);
         }
         let counted = u128::from(passed) * self.rate() / 1_000_000;
-        self.counted.saturating_add(u64::try_from(counted).unwrap_or(u64::MAX))
+        self.counted
+            .saturating_add(u64::try_from(counted).unwrap_or(u64::MAX))
     }
 
     fn rate(&self) -> u128 {
@@ -170,7 +179,17 @@ mod tests {
 
     #[test]
     fn a_deadline_is_never_reached_early_whatever_the_drift() {
-        for drift in [0, 1, -1, 333, -333, 77_777, -77_777, DRIFT_PPM_MAX, -DRIFT_PPM_MAX] {
+        for drift in [
+            0,
+            1,
+            -1,
+            333,
+            -333,
+            77_777,
+            -77_777,
+            DRIFT_PPM_MAX,
+            -DRIFT_PPM_MAX,
+        ] {
             let mut clock = NodeClock::new();
             clock.set_drift(SimTime::from_nanos(1_234_567), drift);
             clock.restart(SimTime::from_nanos(9_999_999));
@@ -189,7 +208,10 @@ mod tests {
         let mut clock = NodeClock::new();
         let now = SimTime::from_nanos(5_000);
         clock.jump(-1_000_000);
-        assert_eq!(clock.wall(now).as_micros(), EPOCH.as_micros() + 5 - 1_000_000);
+        assert_eq!(
+            clock.wall(now).as_micros(),
+            EPOCH.as_micros() + 5 - 1_000_000
+        );
         assert_eq!(clock.monotonic(now), Instant::from_nanos(5_000));
     }
 

@@ -73,13 +73,17 @@ impl<I, T> Context<I, T> {
     /// Whether `node` has not crashed. A paused node is up.
     #[must_use]
     pub fn is_up(&self, node: NodeIndex) -> bool {
-        self.nodes.get(node.0 as usize).is_some_and(|status| status.up)
+        self.nodes
+            .get(node.0 as usize)
+            .is_some_and(|status| status.up)
     }
 
     /// Whether `node` stands still.
     #[must_use]
     pub fn is_paused(&self, node: NodeIndex) -> bool {
-        self.nodes.get(node.0 as usize).is_some_and(|status| status.paused)
+        self.nodes
+            .get(node.0 as usize)
+            .is_some_and(|status| status.paused)
     }
 
     /// How many nodes there are.
@@ -103,7 +107,8 @@ impl<I, T> Context<I, T> {
     /// The streams of one node in its present life, for its machine.
     #[must_use]
     pub fn streams_of(&self, node: NodeIndex) -> Streams {
-        self.streams.branch(&format!("{node} life {}", self.life(node)))
+        self.streams
+            .branch(&format!("{node} life {}", self.life(node)))
     }
 
     /// Hands `input` to `node` now, once what is being carried out has been. Inputs of a crashed node
@@ -114,18 +119,21 @@ impl<I, T> Context<I, T> {
 
     /// Hands `input` to `node` after `delay`, whichever life it is in by then, as a network does.
     pub fn deliver_after(&mut self, delay: Duration, node: NodeIndex, input: I) {
-        self.queue.push(self.now + delay, Scheduled::Input(node, input));
+        self.queue
+            .push(self.now + delay, Scheduled::Input(node, input));
     }
 
     /// Hands `input` to `node` at `at`, whichever life it is in by then.
     pub fn deliver_at(&mut self, at: SimTime, node: NodeIndex, input: I) {
-        self.queue.push(at.max(self.now), Scheduled::Input(node, input));
+        self.queue
+            .push(at.max(self.now), Scheduled::Input(node, input));
     }
 
     /// Hands `input` to `node` after `delay` unless it crashes before, as its own disk does.
     pub fn reply_after(&mut self, delay: Duration, node: NodeIndex, input: I) {
         let life = self.life(node);
-        self.queue.push(self.now + delay, Scheduled::Reply(node, life, input));
+        self.queue
+            .push(self.now + delay, Scheduled::Reply(node, life, input));
     }
 
     /// Gives `event` back to the environment at `at`.

@@ -19,7 +19,7 @@
 //! }
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Context;
@@ -55,6 +55,13 @@ impl Default for LinkConfig {
 pub struct LinkId {
     slot: u32,
     unique: u32,
+}
+
+#[cfg(test)]
+impl LinkId {
+    pub(super) const fn for_test(slot: u32) -> Self {
+        Self { slot, unique: 0 }
+    }
 }
 
 /// Why a link closed, or never opened.
@@ -96,10 +103,22 @@ pub enum LinkInput<P> {
 pub enum LinkEvent<P> {
     /// Something arrives at one end.
     #[doc(hidden)]
-    Arrival { link: LinkId, end: u8, leaves: SimTime, batch: u32, item: Item<P> },
+    Arrival {
+        link: LinkId,
+        end: u8,
+        leaves: SimTime,
+        batch: u32,
+        sequence: u64,
+        item: Item<P>,
+    },
     /// One end learns that the link is closed.
     #[doc(hidden)]
-    Gone { link: LinkId, end: u8, leaves: SimTime, reason: LinkClosed },
+    Gone {
+        link: LinkId,
+        end: u8,
+        leaves: SimTime,
+        reason: LinkClosed,
+    },
     /// One end may have heard nothing for too long.
     #[doc(hidden)]
     Silence { link: LinkId, end: u8, silence: u32 },
@@ -118,6 +137,9 @@ pub enum Item<P> {
     Finish,
 }
 
+/// How long a dialer waits before it tries again to reach a node that does not answer.
+const DIAL_AGAIN: Duration = Duration::from_millis(500);
+
 const DIALER: u8 = 0;
 const ACCEPTOR: u8 = 1;
 
@@ -126,7 +148,16 @@ enum State {
     /// Has not heard of the link yet (the acceptor), or not whether it is accepted (the dialer).
     Waiting,
     Open,
-    Closed,
+    /// Has left, and word of it is on its way.
+    Left,
+    /// Has left without a word.
+    Gone,
+}
+
+impl State {
+    const fn is_closed(self) -> bool {
+        matches!(self, Self::Left | Self::Gone)
+    }
 }
 
 /// One end, and the direction towards it.
@@ -136,12 +167,17 @@ struct End<P> {
     state: State,
     /// Arrivals keep their order: none is before this.
     last_arrival: SimTime,
-    /// What a cut holds up on its way here.
-    held_up: VecDeque<(Item<P>, usize)>,
+    /// Since when the way here is cut.
+    cut_since: Option<SimTime>,
+    /// What a cut, or waiting for the link to open, holds up on its way here, by sequence.
+    held_up: BTreeMap<u64, (Item<P>, usize)>,
+    next_sequence: u64,
     /// What is on its way here, held up or not.
     under_way: usize,
-    /// Raised when what was on its way is held up or lost, so that its arrivals are void.
+    /// Raised when what was on its way is lost, so that its arrivals are void.
     batch: u32,
+    /// Whether this end has sent more than may wait, and is about to be told so.
+    overflowed: bool,
     /// Whether nothing is heard here, and how often that has changed.
     silent: bool,
     silence: u32,
@@ -156,13 +192,23 @@ impl<P> End<P> {
             life,
             state: State::Waiting,
             last_arrival: SimTime::ZERO,
-            held_up: VecDeque::new(),
+            cut_since: None,
+            held_up: BTreeMap::new(),
+            next_sequence: 0,
             under_way: 0,
             batch: 0,
+            overflowed: false,
             silent: false,
             silence: 0,
             sender_gone: SimTime::NEVER,
         }
+    }
+
+    /// Nothing that is on its way here arrives.
+    fn lose_all_under_way(&mut self) {
+        self.batch += 1;
+        self.under_way = 0;
+        self.held_up.clear();
     }
 }
 
@@ -192,7 +238,11 @@ impl<P> Links<P> {
     /// No links yet.
     #[must_use]
     pub const fn new(config: LinkConfig) -> Self {
-        Self { config, slots: Vec::new(), free: Vec::new() }
+        Self {
+            config,
+            slots: Vec::new(),
+            free: Vec::new(),
+        }
     }
 
     /// How many links at least one end of which is open.
@@ -208,7 +258,7 @@ impl<P> Links<P> {
     }
 
     /// Lets `from` dial `to`. `from` hears of it by [`LinkInput::Opened`] or [`LinkInput::Failed`]; what it
-    /// sends before waits.
+    /// sends before waits. A node does not reach itself.
     pub fn connect<I, T: From<LinkEvent<P>>>(
         &mut self,
         from: NodeIndex,
@@ -223,15 +273,23 @@ impl<P> Links<P> {
                 let place = &mut self.slots[slot as usize];
                 place.unique += 1;
                 place.link = Some(link);
-                LinkId { slot, unique: place.unique }
+                LinkId {
+                    slot,
+                    unique: place.unique,
+                }
             }
             None => {
                 let slot = u32::try_from(self.slots.len()).expect("there are four billion links");
-                self.slots.push(Slot { unique: 0, link: Some(link) });
+                self.slots.push(Slot {
+                    unique: 0,
+                    link: Some(link),
+                });
                 LinkId { slot, unique: 0 }
             }
         };
-        self.transmit(id, ACCEPTOR, Item::Dial, 0, context);
+        if from != to {
+            self.transmit(id, ACCEPTOR, Item::Dial, 0, context);
+        }
         let timeout = context.now() + self.config.connect_timeout;
         context.schedule(timeout, LinkEvent::ConnectTimeout { link: id }.into());
         id
@@ -250,22 +308,24 @@ impl<P> Links<P> {
         let Some(end) = self.end_of(id, node) else {
             return;
         };
+        let queue_max = self.config.queue_max;
         let Some(link) = self.link_mut(id) else {
             return;
         };
-        if link.ends[end as usize].state == State::Closed {
+        if link.ends[end as usize].overflowed {
             return;
         }
-        if link.ends[other(end) as usize].under_way >= self.config.queue_max {
-            self.close_end(id, end, LinkClosed::Overflow, context);
+        if link.ends[other(end) as usize].under_way >= queue_max {
+            link.ends[end as usize].overflowed = true;
+            self.send_word(id, end, LinkClosed::Overflow, context);
             let now = context.now();
-            // The end that overflowed hears of it, too.
-            if let Some(link) = self.link_mut(id) {
-                link.ends[end as usize].state = State::Open;
-                let gone =
-                    LinkEvent::Gone { link: id, end, leaves: now, reason: LinkClosed::Overflow };
-                context.schedule(now, gone.into());
-            }
+            let gone = LinkEvent::Gone {
+                link: id,
+                end,
+                leaves: SimTime::ZERO,
+                reason: LinkClosed::Overflow,
+            };
+            context.schedule(now, gone.into());
             return;
         }
         self.transmit(id, other(end), Item::Message(message), len, context);
@@ -281,10 +341,8 @@ impl<P> Links<P> {
         let Some(end) = self.end_of(id, node) else {
             return;
         };
-        if self.link_mut(id).is_some_and(|link| link.ends[end as usize].state != State::Closed) {
-            self.transmit(id, other(end), Item::Finish, 0, context);
-            self.leave(id, end);
-        }
+        self.transmit(id, other(end), Item::Finish, 0, context);
+        self.leave(id, end, State::Left);
     }
 
     /// Closes the link at `node`, which hears nothing more of it. What it has sent arrives unless the news
@@ -296,7 +354,9 @@ impl<P> Links<P> {
         context: &mut Context<I, T>,
     ) {
         if let Some(end) = self.end_of(id, node) {
-            self.close_end(id, end, LinkClosed::ByPeer, context);
+            let left = self.send_word(id, end, LinkClosed::ByPeer, context);
+            self.leave(id, end, left);
+            self.look_for_silence(id, context);
         }
     }
 
@@ -307,19 +367,50 @@ impl<P> Links<P> {
         context: &mut Context<I, T>,
     ) -> Option<(NodeIndex, LinkInput<P>)> {
         match event {
-            LinkEvent::Arrival { link, end, leaves, batch, item } => {
-                self.arrive(link, end, leaves, batch, item, context)
+            LinkEvent::Arrival {
+                link,
+                end,
+                leaves,
+                batch,
+                sequence,
+                item,
+            } => {
+                let there = &mut self.link_mut(link)?.ends[end as usize];
+                if batch != there.batch {
+                    return None;
+                }
+                if leaves > there.sender_gone {
+                    // Its sender had gone by then: neither it nor what follows it arrives.
+                    there.lose_all_under_way();
+                    self.remove_if_closed(link);
+                    return None;
+                }
+                let too_late = there.cut_since.is_some_and(|since| leaves > since);
+                let first_held_up = there.held_up.first_key_value();
+                if too_late || first_held_up.is_some_and(|(first, _)| *first < sequence) {
+                    there.held_up.insert(sequence, (item, 0));
+                    return None;
+                }
+                self.arrive(link, end, batch, sequence, item, context)
             }
-            LinkEvent::Gone { link, end, leaves, reason } => {
+            LinkEvent::Gone {
+                link,
+                end,
+                leaves,
+                reason,
+            } => {
                 let there = &self.link_mut(link)?.ends[end as usize];
-                (leaves < there.sender_gone).then(|| self.end_closed(link, end, reason)).flatten()
+                if leaves > there.sender_gone {
+                    return None;
+                }
+                self.end_closed(link, end, reason, State::Left)
             }
             LinkEvent::Silence { link, end, silence } => {
                 let here = &self.link_mut(link)?.ends[end as usize];
-                if !here.silent || here.silence != silence || here.state == State::Closed {
+                if !here.silent || here.silence != silence || here.state.is_closed() {
                     return None;
                 }
-                let input = self.end_closed(link, end, LinkClosed::TimedOut);
+                let input = self.end_closed(link, end, LinkClosed::TimedOut, State::Gone);
                 // It closes without a word, which the other end does not know.
                 self.look_for_silence(link, context);
                 input
@@ -329,7 +420,7 @@ impl<P> Links<P> {
                 if dialer.state != State::Waiting {
                     return None;
                 }
-                let input = self.end_closed(link, DIALER, LinkClosed::Unreachable);
+                let input = self.end_closed(link, DIALER, LinkClosed::Unreachable, State::Gone);
                 self.look_for_silence(link, context);
                 input
             }
@@ -348,7 +439,9 @@ impl<P> Links<P> {
             | Fault::Repair(..)
             | Fault::RepairAll => {
                 self.look_at_all(context);
-                self.release_held_up(context);
+                for (id, end) in self.all_ends() {
+                    self.release_held_up(id, end, context);
+                }
             }
             Fault::Links(_)
             | Fault::Path(..)
@@ -362,25 +455,36 @@ impl<P> Links<P> {
         &mut self,
         id: LinkId,
         end: u8,
-        leaves: SimTime,
         batch: u32,
+        sequence: u64,
         item: Item<P>,
         context: &mut Context<I, T>,
     ) -> Option<(NodeIndex, LinkInput<P>)> {
         let link = self.link_mut(id)?;
+        let dialer = link.ends[DIALER as usize].state;
         let from = link.ends[other(end) as usize].node;
         let there = &mut link.ends[end as usize];
-        if batch != there.batch {
-            return None;
-        }
-        // Sent again after its sender had gone: neither it nor what follows it arrives.
-        if leaves >= there.sender_gone {
-            there.batch += 1;
+        let (node, state) = (there.node, there.state);
+        if matches!(item, Item::Dial)
+            && dialer == State::Waiting
+            && (!context.is_up(node) || context.is_paused(node))
+        {
+            // Nobody answers, so it is sent again.
+            let now = context.now();
+            let again = LinkEvent::Arrival {
+                link: id,
+                end,
+                leaves: now,
+                batch,
+                sequence,
+                item,
+            };
+            context.schedule(now + DIAL_AGAIN, again.into());
             return None;
         }
         there.under_way = there.under_way.saturating_sub(1);
-        let (node, state) = (there.node, there.state);
-        if state == State::Closed || !context.is_up(node) {
+        if state.is_closed() || !context.is_up(node) {
+            self.remove_if_closed(id);
             return None;
         }
         match item {
@@ -394,13 +498,12 @@ impl<P> Links<P> {
             Item::Accept => {
                 there.state = State::Open;
                 self.look_for_silence(id, context);
+                self.release_held_up(id, ACCEPTOR, context);
                 Some((node, LinkInput::Opened(id, from)))
             }
-            Item::Message(message) => {
-                (state == State::Open).then_some((node, LinkInput::Message(id, from, message)))
-            }
+            Item::Message(message) => Some((node, LinkInput::Message(id, from, message))),
             Item::Finish => {
-                self.leave(id, end);
+                self.leave(id, end, State::Left);
                 Some((node, LinkInput::Finished(id, from)))
             }
         }
@@ -415,79 +518,102 @@ impl<P> Links<P> {
         len: usize,
         context: &mut Context<I, T>,
     ) {
-        let Some(link) = self.link_mut(id) else {
-            return;
-        };
-        let from = link.ends[other(end) as usize].node;
-        let there = &mut link.ends[end as usize];
-        there.under_way += 1;
-        // Behind what is held up there is no way past.
-        if !there.held_up.is_empty() || context.faults.is_cut(from, there.node) {
-            there.held_up.push_back((item, len));
-            return;
-        }
-        let now = context.now();
-        let sent = context.faults.reliable(now, from, there.node, len);
-        there.last_arrival = there.last_arrival.max(sent.arrives);
-        let (at, batch) = (there.last_arrival, there.batch);
-        let arrival = LinkEvent::Arrival { link: id, end, leaves: sent.leaves, batch, item };
-        context.schedule(at, arrival.into());
-    }
-
-    /// Sends again what a cut held up, where it no longer does.
-    fn release_held_up<I, T: From<LinkEvent<P>>>(&mut self, context: &mut Context<I, T>) {
-        for (id, end) in self.all_ends() {
-            let Some(link) = self.link_mut(id) else {
-                continue;
-            };
-            let from = link.ends[other(end) as usize].node;
+        if let Some(link) = self.link_mut(id) {
             let there = &mut link.ends[end as usize];
-            if there.held_up.is_empty() || context.faults.is_cut(from, there.node) {
-                continue;
-            }
-            for (item, len) in std::mem::take(&mut there.held_up) {
-                // It was counted when it was first sent.
-                if let Some(link) = self.link_mut(id) {
-                    link.ends[end as usize].under_way -= 1;
-                }
-                self.transmit(id, end, item, len, context);
-            }
+            let sequence = there.next_sequence;
+            there.next_sequence += 1;
+            there.under_way += 1;
+            self.send_on(id, end, sequence, item, len, context);
         }
     }
 
-    /// Closes `end` because its node wants so, and sends word of it to the other.
-    fn close_end<I, T: From<LinkEvent<P>>>(
+    fn send_on<I, T: From<LinkEvent<P>>>(
         &mut self,
         id: LinkId,
         end: u8,
-        reason: LinkClosed,
+        sequence: u64,
+        item: Item<P>,
+        len: usize,
         context: &mut Context<I, T>,
     ) {
         let Some(link) = self.link_mut(id) else {
             return;
         };
-        if link.ends[end as usize].state == State::Closed {
+        let not_open = end == ACCEPTOR
+            && link.ends[DIALER as usize].state == State::Waiting
+            && !matches!(item, Item::Dial);
+        let from = link.ends[other(end) as usize].node;
+        let there = &mut link.ends[end as usize];
+        // Behind what is held up there is no way past.
+        if not_open || !there.held_up.is_empty() || context.faults.is_cut(from, there.node) {
+            there.held_up.insert(sequence, (item, len));
             return;
         }
-        let (from, to) = (link.ends[end as usize].node, link.ends[other(end) as usize].node);
+        let now = context.now();
+        let sent = context.faults.reliable(now, from, there.node, len);
+        there.last_arrival = there.last_arrival.max(sent.arrives);
+        let (at, batch, leaves) = (there.last_arrival, there.batch, sent.leaves);
+        let arrival = LinkEvent::Arrival {
+            link: id,
+            end,
+            leaves,
+            batch,
+            sequence,
+            item,
+        };
+        context.schedule(at, arrival.into());
+    }
+
+    /// Sends what was held up on its way to `end`, as far as nothing holds it up any more.
+    fn release_held_up<I, T: From<LinkEvent<P>>>(
+        &mut self,
+        id: LinkId,
+        end: u8,
+        context: &mut Context<I, T>,
+    ) {
+        let Some(link) = self.link_mut(id) else {
+            return;
+        };
+        for (sequence, (item, len)) in std::mem::take(&mut link.ends[end as usize].held_up) {
+            self.send_on(id, end, sequence, item, len, context);
+        }
+    }
+
+    /// Sends word to the other end that `end` closes; gives what `end` is then.
+    fn send_word<I, T: From<LinkEvent<P>>>(
+        &mut self,
+        id: LinkId,
+        end: u8,
+        reason: LinkClosed,
+        context: &mut Context<I, T>,
+    ) -> State {
+        let Some(link) = self.link_mut(id) else {
+            return State::Gone;
+        };
+        let (from, to) = (
+            link.ends[end as usize].node,
+            link.ends[other(end) as usize].node,
+        );
+        let refuses = end == ACCEPTOR && link.ends[DIALER as usize].state == State::Waiting;
+        if refuses {
+            // The dialer must not be told before that it was accepted.
+            link.ends[DIALER as usize].lose_all_under_way();
+        }
+        // Word of a closing is sent once: where the way is cut, nobody hears of it.
         if context.faults.is_cut(from, to) {
-            // Nobody hears of it.
-            link.ends[end as usize].state = State::Closed;
-            self.look_for_silence(id, context);
-            self.remove_if_closed(id);
-            return;
+            return State::Gone;
         }
-        let dialer_waits = end == ACCEPTOR && link.ends[DIALER as usize].state == State::Waiting;
-        let reason = if dialer_waits { LinkClosed::Refused } else { reason };
+        let reason = if refuses { LinkClosed::Refused } else { reason };
         let now = context.now();
         let sent = context.faults.reliable(now, from, to, 0);
-        let gone = LinkEvent::Gone { link: id, end: other(end), leaves: sent.leaves, reason };
+        let gone = LinkEvent::Gone {
+            link: id,
+            end: other(end),
+            leaves: sent.leaves,
+            reason,
+        };
         context.schedule(sent.arrives, gone.into());
-        self.leave(id, end);
-        // A dialer that is refused must not be told before that it was accepted.
-        if dialer_waits && let Some(link) = self.link_mut(id) {
-            link.ends[DIALER as usize].batch += 1;
-        }
+        State::Left
     }
 
     /// `end` learns that the link is closed.
@@ -496,14 +622,17 @@ impl<P> Links<P> {
         id: LinkId,
         end: u8,
         reason: LinkClosed,
+        left: State,
     ) -> Option<(NodeIndex, LinkInput<P>)> {
         let link = self.link_mut(id)?;
         let from = link.ends[other(end) as usize].node;
         let there = &link.ends[end as usize];
         let (node, state) = (there.node, there.state);
-        self.leave(id, end);
+        if !state.is_closed() {
+            self.leave(id, end, left);
+        }
         match state {
-            State::Closed => None,
+            State::Left | State::Gone => None,
             State::Waiting if end == DIALER => Some((node, LinkInput::Failed(id, from, reason))),
             State::Waiting => None,
             State::Open => Some((node, LinkInput::Closed(id, from, reason))),
@@ -517,14 +646,14 @@ impl<P> Links<P> {
                 continue;
             };
             let here = &mut link.ends[end as usize];
-            if here.node != node || here.state == State::Closed {
+            if here.node != node || here.state == State::Gone {
                 continue;
             }
             // An acceptor that has not heard of the link may still, in its next life.
             if here.state == State::Waiting && end == ACCEPTOR {
                 continue;
             }
-            here.state = State::Closed;
+            here.state = State::Gone;
             let peer = &mut link.ends[other(end) as usize];
             peer.sender_gone = now;
             peer.held_up.clear();
@@ -544,7 +673,7 @@ impl<P> Links<P> {
                 continue;
             };
             let here = &link.ends[end as usize];
-            if here.node == node && here.state == State::Closed && here.life < context.life(node) {
+            if here.node == node && here.state == State::Gone && here.life < context.life(node) {
                 self.reset(id, other(end), context);
             }
         }
@@ -561,20 +690,23 @@ impl<P> Links<P> {
             return;
         };
         let from = link.ends[other(end) as usize].node;
-        let there = &mut link.ends[end as usize];
+        let there = &link.ends[end as usize];
         let to = there.node;
-        if there.state == State::Closed
+        if there.state.is_closed()
             || context.faults.is_cut(from, to)
             || context.faults.is_cut(to, from)
         {
             return;
         }
-        // The reset comes from the node's present life, or from one that is well.
-        there.sender_gone = SimTime::NEVER;
-        there.batch += 1;
         let round_trip = context.faults.latency(to, from) + context.faults.latency(from, to);
-        let (at, leaves) = (context.now() + round_trip, context.now());
-        let gone = LinkEvent::Gone { link: id, end, leaves, reason: LinkClosed::Reset };
+        // It comes from the node's present life, or from one that is well: no crash before takes it away.
+        let (at, leaves) = (context.now() + round_trip, SimTime::ZERO);
+        let gone = LinkEvent::Gone {
+            link: id,
+            end,
+            leaves,
+            reason: LinkClosed::Reset,
+        };
         context.schedule(at, gone.into());
     }
 
@@ -586,7 +718,7 @@ impl<P> Links<P> {
             // An end whose peer has timed out while the path was cut is told so now.
             if self.link_mut(id).is_some_and(|link| {
                 let peer = &link.ends[other(end) as usize];
-                peer.state == State::Closed && context.is_up(peer.node)
+                peer.state == State::Gone && context.is_up(peer.node)
             }) {
                 self.reset(id, end, context);
             }
@@ -599,7 +731,8 @@ impl<P> Links<P> {
         id: LinkId,
         context: &mut Context<I, T>,
     ) {
-        let timeout = context.now() + self.config.idle_timeout;
+        let now = context.now();
+        let timeout = now + self.config.idle_timeout;
         let Some(link) = self.link_mut(id) else {
             return;
         };
@@ -609,28 +742,36 @@ impl<P> Links<P> {
                 (peer.node, peer.state)
             };
             let here = &mut link.ends[end as usize];
+            let cut = context.faults.is_cut(peer, here.node);
+            here.cut_since = cut.then(|| here.cut_since.unwrap_or(now));
             if here.state != State::Open {
                 continue;
             }
-            let silent = peer_state == State::Closed
-                || context.is_paused(peer)
-                || context.faults.is_cut(peer, here.node);
+            let silent = peer_state == State::Gone || context.is_paused(peer) || cut;
             if silent != here.silent {
                 here.silent = silent;
                 here.silence += 1;
                 if silent {
                     let silence = here.silence;
-                    context.schedule(timeout, LinkEvent::Silence { link: id, end, silence }.into());
+                    context.schedule(
+                        timeout,
+                        LinkEvent::Silence {
+                            link: id,
+                            end,
+                            silence,
+                        }
+                        .into(),
+                    );
                 }
             }
         }
     }
 
     /// `end` has nothing more to do with the link.
-    fn leave(&mut self, id: LinkId, end: u8) {
+    fn leave(&mut self, id: LinkId, end: u8, left: State) {
         if let Some(link) = self.link_mut(id) {
-            link.ends[end as usize].state = State::Closed;
-            link.ends[end as usize].held_up.clear();
+            link.ends[end as usize].state = left;
+            link.ends[end as usize].lose_all_under_way();
         }
         self.remove_if_closed(id);
     }
@@ -640,8 +781,8 @@ impl<P> Links<P> {
             let [dialer, acceptor] = &link.ends;
             // An acceptor that has never heard of the link may still be told, unless nothing is on its
             // way to it.
-            dialer.state == State::Closed
-                && (acceptor.state == State::Closed
+            dialer.state.is_closed()
+                && (acceptor.state.is_closed()
                     || acceptor.state == State::Waiting && acceptor.under_way == 0)
         };
         if self.link_mut(id).is_some_and(closed) {
@@ -652,25 +793,33 @@ impl<P> Links<P> {
 
     fn link_mut(&mut self, id: LinkId) -> Option<&mut Link<P>> {
         let slot = self.slots.get_mut(id.slot as usize)?;
-        if slot.unique == id.unique { slot.link.as_mut() } else { None }
+        if slot.unique == id.unique {
+            slot.link.as_mut()
+        } else {
+            None
+        }
     }
 
-    /// Which end of the link is at `node`. A node linked with itself is the dialer as long as that end is
-    /// open.
+    /// Which end of the link is at `node`, where it has not left.
     fn end_of(&mut self, id: LinkId, node: NodeIndex) -> Option<u8> {
         let link = self.link_mut(id)?;
         let is_here = |end: u8| {
             let here = &link.ends[end as usize];
-            here.node == node && here.state != State::Closed
+            here.node == node && !here.state.is_closed()
         };
         [DIALER, ACCEPTOR].into_iter().find(|end| is_here(*end))
     }
 
     fn all_ends(&self) -> Vec<(LinkId, u8)> {
-        let numbered = (0..).zip(&self.slots).filter(|(_, slot)| slot.link.is_some());
+        let numbered = (0..)
+            .zip(&self.slots)
+            .filter(|(_, slot)| slot.link.is_some());
         numbered
             .flat_map(|(slot, place)| {
-                let id = LinkId { slot, unique: place.unique };
+                let id = LinkId {
+                    slot,
+                    unique: place.unique,
+                };
                 [(id, DIALER), (id, ACCEPTOR)]
             })
             .collect()

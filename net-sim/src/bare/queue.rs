@@ -16,7 +16,12 @@ pub(super) struct Queue<T> {
 
 impl<T> Queue<T> {
     pub(super) const fn new() -> Self {
-        Self { heap: BinaryHeap::new(), slots: Vec::new(), free: Vec::new(), sequence: 0 }
+        Self {
+            heap: BinaryHeap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            sequence: 0,
+        }
     }
 
     pub(super) fn push(&mut self, at: SimTime, item: T) {
@@ -41,7 +46,9 @@ impl<T> Queue<T> {
     pub(super) fn pop(&mut self) -> Option<(SimTime, T)> {
         let Reverse((at, _, slot)) = self.heap.pop()?;
         self.free.push(slot);
-        let item = self.slots[slot as usize].take().expect("every entry of the heap has its item");
+        let item = self.slots[slot as usize]
+            .take()
+            .expect("every entry of the heap has its item");
         Some((at, item))
     }
 }

@@ -75,7 +75,12 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
             backlog: VecDeque::new(),
         });
         let clock = NodeClock::new();
-        self.context.nodes.push(NodeStatus { up: false, paused: false, life: 0, clock });
+        self.context.nodes.push(NodeStatus {
+            up: false,
+            paused: false,
+            life: 0,
+            clock,
+        });
         self.start(node);
         self.settle();
         node
@@ -87,7 +92,9 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
         for event in &schedule.events {
             let index = self.scheduled_faults.len();
             self.scheduled_faults.push(event.clone());
-            self.context.queue.push(event.at.max(self.context.now), Scheduled::Fault(index));
+            self.context
+                .queue
+                .push(event.at.max(self.context.now), Scheduled::Fault(index));
         }
     }
 
@@ -143,7 +150,12 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
 
     /// Lets everything happen that is due up to `until`, which becomes the present.
     pub fn run_until(&mut self, until: SimTime) {
-        while self.context.queue.next_time().is_some_and(|next| next <= until) {
+        while self
+            .context
+            .queue
+            .next_time()
+            .is_some_and(|next| next <= until)
+        {
             self.step();
         }
         self.context.now = self.context.now.max(until);
@@ -153,7 +165,12 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
     /// `limit`.
     pub fn run_until_holds(&mut self, limit: SimTime, done: impl Fn(&Self) -> bool) -> bool {
         while !done(self) {
-            if self.context.queue.next_time().is_none_or(|next| next > limit) {
+            if self
+                .context
+                .queue
+                .next_time()
+                .is_none_or(|next| next > limit)
+            {
                 self.context.now = self.context.now.max(limit);
                 return false;
             }
@@ -237,7 +254,10 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
         status.up = true;
         status.clock.restart(now);
         let life = status.life;
-        self.context.trace(node, EventKind::Start, u64::from(life), || format!("life {life}"));
+        self.context
+            .trace(node, EventKind::Start, u64::from(life), || {
+                format!("life {life}")
+            });
         let machine = self.environment.start(node, life, &mut self.context);
         self.nodes[node.0 as usize].machine = Some(machine);
         self.drain(node);
@@ -258,9 +278,13 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
             return;
         };
         let (now, context) = (status.clock.monotonic(self.context.now), &mut self.context);
-        context.trace.record(context.now, index, EventKind::Input, E::digest(&input), || {
-            E::describe(&input)
-        });
+        context.trace.record(
+            context.now,
+            index,
+            EventKind::Input,
+            E::digest(&input),
+            || E::describe(&input),
+        );
         machine.handle(now, input);
         self.drain(index);
     }
@@ -281,9 +305,11 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
             Some((deadline, reason)) if deadline <= now => {
                 let context = &mut self.context;
                 let time = context.now;
-                context.trace.record(time, index, EventKind::Timer, digest(reason), || {
-                    reason.to_owned()
-                });
+                context
+                    .trace
+                    .record(time, index, EventKind::Timer, digest(reason), || {
+                        reason.to_owned()
+                    });
                 machine.handle_timeout(now);
                 self.drain(index);
             }
@@ -320,7 +346,10 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
             return;
         }
         let status = &self.context.nodes[index.0 as usize];
-        let (at, life) = (status.clock.when(deadline).max(self.context.now), status.life);
+        let (at, life) = (
+            status.clock.when(deadline).max(self.context.now),
+            status.life,
+        );
         let node = &mut self.nodes[index.0 as usize];
         // A wake-up that comes earlier than needed looks again; so deadlines that only move away,
         // as most do, cost nothing.
@@ -334,7 +363,13 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
         let (now, context) = (self.context.now, &mut self.context);
         context.faults.apply(&fault);
         let text = fault.to_string();
-        context.trace.record(now, NodeIndex(u32::MAX), EventKind::Fault, digest(&text), || text);
+        context.trace.record(
+            now,
+            NodeIndex(u32::MAX),
+            EventKind::Fault,
+            digest(&text),
+            || text,
+        );
         match &fault {
             Fault::CrashAfter(index, outputs) => {
                 if let Some(node) = self.nodes.get_mut(index.0 as usize) {
@@ -370,7 +405,10 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
             | Fault::Links(_)
             | Fault::Path(..) => {}
         }
-        self.recorded_faults.push(FaultEvent { at: now, fault: fault.clone() });
+        self.recorded_faults.push(FaultEvent {
+            at: now,
+            fault: fault.clone(),
+        });
         // A crash has told the environment itself, since it may also come in the midst of a step.
         if !matches!(fault, Fault::Crash(_)) {
             self.environment.fault(&fault, &mut self.context);
@@ -392,8 +430,10 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
         status.paused = false;
         // The life ends here, so that replies under way to it are dropped.
         status.life += 1;
-        self.context.trace(index, EventKind::Fault, 0, || "is down".to_owned());
-        self.environment.fault(&Fault::Crash(index), &mut self.context);
+        self.context
+            .trace(index, EventKind::Fault, 0, || "is down".to_owned());
+        self.environment
+            .fault(&Fault::Crash(index), &mut self.context);
     }
 
     fn restart(&mut self, index: NodeIndex) {

@@ -117,7 +117,10 @@ impl FaultLayer {
     /// What becomes of a packet of `len` bytes sent now. A node's packets to itself arrive at once.
     pub fn packet(&mut self, now: SimTime, from: NodeIndex, to: NodeIndex, len: usize) -> Copies {
         if from == to {
-            return Copies { first: Some(now), ..Copies::default() };
+            return Copies {
+                first: Some(now),
+                ..Copies::default()
+            };
         }
         let links = self.links(from, to);
         let leaves = self.through(now, from, to, len, &links);
@@ -134,7 +137,11 @@ impl FaultLayer {
         if lost {
             return Copies::default();
         }
-        Copies { first: Some(first + held_back), second, corrupt }
+        Copies {
+            first: Some(first + held_back),
+            second,
+            corrupt,
+        }
     }
 
     /// How a message of `len` bytes fares that is sent now, and again until it arrives: loss shows as delay.
@@ -147,7 +154,10 @@ impl FaultLayer {
         len: usize,
     ) -> Transmission {
         if from == to {
-            return Transmission { leaves: now, arrives: now };
+            return Transmission {
+                leaves: now,
+                arrives: now,
+            };
         }
         let links = self.links(from, to);
         let mut leaves = self.through(now, from, to, len, &links);
@@ -160,7 +170,10 @@ impl FaultLayer {
             timeout *= 2;
         }
         let held_back = self.draw_reorder(&links);
-        Transmission { leaves, arrives: leaves + self.draw_latency(&links) + held_back }
+        Transmission {
+            leaves,
+            arrives: leaves + self.draw_latency(&links) + held_back,
+        }
     }
 
     /// A latency of the path from `from` to `to`.
@@ -175,7 +188,10 @@ impl FaultLayer {
 
     fn draw_reorder(&mut self, links: &LinkFaults) -> Duration {
         if chance(&mut self.reorder, links.reorder_ppm) {
-            let delay = below(&mut self.reorder, nanos(links.reorder_delay).saturating_add(1));
+            let delay = below(
+                &mut self.reorder,
+                nanos(links.reorder_delay).saturating_add(1),
+            );
             return Duration::from_nanos(delay);
         }
         Duration::ZERO
@@ -201,8 +217,11 @@ impl FaultLayer {
 }
 
 fn draw_latency(rng: &mut ChaCha8Rng, links: &LinkFaults) -> Duration {
-    let (min, mean, max) =
-        (nanos(links.latency.min), nanos(links.latency.mean), nanos(links.latency.max));
+    let (min, mean, max) = (
+        nanos(links.latency.min),
+        nanos(links.latency.mean),
+        nanos(links.latency.max),
+    );
     if mean <= min {
         return links.latency.min;
     }
@@ -219,7 +238,11 @@ struct CutMatrix {
 
 impl CutMatrix {
     fn set(&mut self, from: &[NodeIndex], to: &[NodeIndex], cut: bool) {
-        let words = to.iter().map(|node| node.0 as usize / 64 + 1).max().unwrap_or(0);
+        let words = to
+            .iter()
+            .map(|node| node.0 as usize / 64 + 1)
+            .max()
+            .unwrap_or(0);
         let mut mask = vec![0u64; words];
         for node in to {
             mask[node.0 as usize / 64] |= 1 << (node.0 % 64);
@@ -228,9 +251,13 @@ impl CutMatrix {
             if cut {
                 let row = self.rows.entry(*sender).or_default();
                 row.resize(row.len().max(words), 0);
-                row.iter_mut().zip(&mask).for_each(|(word, mask)| *word |= mask);
+                row.iter_mut()
+                    .zip(&mask)
+                    .for_each(|(word, mask)| *word |= mask);
             } else if let Some(row) = self.rows.get_mut(sender) {
-                row.iter_mut().zip(&mask).for_each(|(word, mask)| *word &= !mask);
+                row.iter_mut()
+                    .zip(&mask)
+                    .for_each(|(word, mask)| *word &= !mask);
                 if row.iter().all(|word| *word == 0) {
                     self.rows.remove(sender);
                 }
@@ -246,7 +273,10 @@ impl CutMatrix {
         if self.rows.is_empty() || from == to {
             return false;
         }
-        let word = self.rows.get(&from).and_then(|row| row.get(to.0 as usize / 64));
+        let word = self
+            .rows
+            .get(&from)
+            .and_then(|row| row.get(to.0 as usize / 64));
         word.is_some_and(|word| word >> (to.0 % 64) & 1 == 1)
     }
 }
@@ -264,7 +294,9 @@ mod tests {
     }
 
     fn arrivals(layer: &mut FaultLayer, count: usize) -> Vec<Copies> {
-        (0..count).map(|_| layer.packet(SimTime::ZERO, A, B, 100)).collect()
+        (0..count)
+            .map(|_| layer.packet(SimTime::ZERO, A, B, 100))
+            .collect()
     }
 
     #[test]
@@ -274,7 +306,10 @@ mod tests {
             mean: Duration::from_millis(5),
             max: Duration::from_millis(30),
         };
-        let mut layer = layer(LinkFaults { latency, ..LinkFaults::default() });
+        let mut layer = layer(LinkFaults {
+            latency,
+            ..LinkFaults::default()
+        });
         let mut sum = Duration::ZERO;
         for copies in arrivals(&mut layer, 10_000) {
             let taken = copies.first.unwrap().since(SimTime::ZERO);
@@ -287,7 +322,10 @@ mod tests {
 
     #[test]
     fn taking_the_loss_away_moves_no_latency() {
-        let lossy = LinkFaults { loss_ppm: 300_000, ..LinkFaults::default() };
+        let lossy = LinkFaults {
+            loss_ppm: 300_000,
+            ..LinkFaults::default()
+        };
         let with = arrivals(&mut layer(lossy), 1_000);
         let without = arrivals(&mut layer(LinkFaults::default()), 1_000);
         let lost = with.iter().filter(|copies| copies.first.is_none()).count();
@@ -302,17 +340,34 @@ mod tests {
         let base = LinkFaults::constant(Duration::from_millis(1));
         let on_time = Some(SimTime::from(Duration::from_millis(1)));
         let all = |links| arrivals(&mut layer(links), 200);
-        assert!(all(base).iter().all(|copies| copies.first == on_time && copies.corrupt.is_none()));
-        let twice = all(LinkFaults { duplicate_ppm: 1_000_000, ..base });
+        assert!(
+            all(base)
+                .iter()
+                .all(|copies| copies.first == on_time && copies.corrupt.is_none())
+        );
+        let twice = all(LinkFaults {
+            duplicate_ppm: 1_000_000,
+            ..base
+        });
         assert!(twice.iter().all(|copies| copies.second == on_time));
-        let corrupt = all(LinkFaults { corrupt_ppm: 1_000_000, ..base });
-        assert!(corrupt.iter().all(|copies| copies.corrupt.is_some_and(|(_, by)| by != 0)));
+        let corrupt = all(LinkFaults {
+            corrupt_ppm: 1_000_000,
+            ..base
+        });
+        assert!(
+            corrupt
+                .iter()
+                .all(|copies| copies.corrupt.is_some_and(|(_, by)| by != 0))
+        );
         let held_back = all(LinkFaults {
             reorder_ppm: 500_000,
             reorder_delay: Duration::from_millis(9),
             ..base
         });
-        let late = held_back.iter().filter(|copies| copies.first > on_time).count();
+        let late = held_back
+            .iter()
+            .filter(|copies| copies.first > on_time)
+            .count();
         assert!((60..140).contains(&late), "{late}");
     }
 
@@ -323,8 +378,10 @@ mod tests {
             ..LinkFaults::constant(Duration::from_millis(1))
         };
         let copies = arrivals(&mut layer(links), 3);
-        let taken: Vec<u64> =
-            copies.iter().map(|copies| copies.first.unwrap().as_nanos() / 1_000_000).collect();
+        let taken: Vec<u64> = copies
+            .iter()
+            .map(|copies| copies.first.unwrap().as_nanos() / 1_000_000)
+            .collect();
         assert_eq!(taken, [2, 3, 4]);
     }
 
@@ -350,11 +407,19 @@ mod tests {
             ..LinkFaults::constant(Duration::from_millis(1))
         };
         let mut layer = layer(links);
-        let taken: Vec<Transmission> =
-            (0..1_000).map(|_| layer.reliable(SimTime::ZERO, A, B, 1)).collect();
-        let prompt = taken.iter().filter(|sent| sent.leaves == SimTime::ZERO).count();
+        let taken: Vec<Transmission> = (0..1_000)
+            .map(|_| layer.reliable(SimTime::ZERO, A, B, 1))
+            .collect();
+        let prompt = taken
+            .iter()
+            .filter(|sent| sent.leaves == SimTime::ZERO)
+            .count();
         assert!((400..600).contains(&prompt), "{prompt}");
-        assert!(taken.iter().all(|sent| sent.arrives.since(sent.leaves).as_millis() == 1));
+        assert!(
+            taken
+                .iter()
+                .all(|sent| sent.arrives.since(sent.leaves).as_millis() == 1)
+        );
     }
 
     use super::super::Latency;

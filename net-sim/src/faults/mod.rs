@@ -34,7 +34,11 @@ impl Latency {
     /// Every packet takes exactly `duration`.
     #[must_use]
     pub const fn constant(duration: Duration) -> Self {
-        Self { min: duration, mean: duration, max: duration }
+        Self {
+            min: duration,
+            mean: duration,
+            max: duration,
+        }
     }
 }
 
@@ -72,7 +76,10 @@ impl LinkFaults {
     /// A path that only takes time: each packet exactly `latency`.
     #[must_use]
     pub fn constant(latency: Duration) -> Self {
-        Self { latency: Latency::constant(latency), ..Self::default() }
+        Self {
+            latency: Latency::constant(latency),
+            ..Self::default()
+        }
     }
 }
 
@@ -164,6 +171,8 @@ pub struct FaultSchedule {
 impl fmt::Display for FaultSchedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} {:?}", SimTime::ZERO, self.links)?;
-        self.events.iter().try_for_each(|event| writeln!(f, "{event}"))
+        self.events
+            .iter()
+            .try_for_each(|event| writeln!(f, "{event}"))
     }
 }

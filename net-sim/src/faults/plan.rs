@@ -63,7 +63,11 @@ impl FaultPlan {
         let on = |rng: &mut ChaCha8Rng| chance(rng, 400_000);
         let churn = |rng: &mut ChaCha8Rng, lasts_max_ms: u64| Churn {
             every: between(rng, Duration::from_secs(2), Duration::from_secs(20)),
-            lasts: between(rng, Duration::from_millis(50), Duration::from_millis(lasts_max_ms)),
+            lasts: between(
+                rng,
+                Duration::from_millis(50),
+                Duration::from_millis(lasts_max_ms),
+            ),
         };
         // One in a thousand to one in ten, each order of magnitude as likely as the other.
         let rate = |rng: &mut ChaCha8Rng| {
@@ -76,7 +80,11 @@ impl FaultPlan {
             _ => {
                 let min = between(rng, Duration::from_micros(100), Duration::from_millis(50));
                 let mean = min + between(rng, Duration::ZERO, Duration::from_millis(100));
-                Latency { min, mean, max: mean * 10 }
+                Latency {
+                    min,
+                    mean,
+                    max: mean * 10,
+                }
             }
         };
         if on(rng) {
@@ -128,11 +136,17 @@ impl FaultPlan {
         if nodes > 1 {
             class("fault/partition", &self.partitions, &mut |rng, _| {
                 let (left, right) = split(rng, nodes);
-                (Fault::Partition(left.clone(), right.clone()), Some(Fault::Repair(left, right)))
+                (
+                    Fault::Partition(left.clone(), right.clone()),
+                    Some(Fault::Repair(left, right)),
+                )
             });
             class("fault/one way", &self.one_way, &mut |rng, _| {
                 let (from, to) = split(rng, nodes);
-                (Fault::Cut(from.clone(), to.clone()), Some(Fault::Mend(from, to)))
+                (
+                    Fault::Cut(from.clone(), to.clone()),
+                    Some(Fault::Mend(from, to)),
+                )
             });
             class("fault/flapping", &self.flapping, &mut |rng, _| {
                 let first = below(rng, u64::from(nodes)) as u32;
@@ -172,7 +186,12 @@ impl FaultPlan {
         for node in (0..nodes).map(NodeIndex) {
             let drift = signed(&mut clocks, i64::from(self.drift_ppm_max.min(1 << 20)));
             let offset = signed(&mut clocks, micros(self.offset_max));
-            let mut at_start = |fault| events.push(FaultEvent { at: SimTime::ZERO, fault });
+            let mut at_start = |fault| {
+                events.push(FaultEvent {
+                    at: SimTime::ZERO,
+                    fault,
+                })
+            };
             if let (1.., Ok(drift)) = (self.drift_ppm_max, i32::try_from(drift)) {
                 at_start(Fault::Drift(node, drift));
             }
@@ -182,7 +201,10 @@ impl FaultPlan {
         }
         // Stable: what falls on one nanosecond keeps the order of the classes.
         events.sort_by_key(|event| event.at);
-        FaultSchedule { links: self.links, events }
+        FaultSchedule {
+            links: self.links,
+            events,
+        }
     }
 }
 
@@ -200,7 +222,10 @@ fn come_and_go(
     let mut now = SimTime::ZERO + around(rng, churn.every);
     while now < until && events.len() < EVENTS_MAX {
         let (begin, end) = draw(rng, churn);
-        events.push(FaultEvent { at: now, fault: begin });
+        events.push(FaultEvent {
+            at: now,
+            fault: begin,
+        });
         now = (now + around(rng, churn.lasts)).min(until);
         events.extend(end.map(|fault| FaultEvent { at: now, fault }));
         now = now + around(rng, churn.every).max(Duration::from_nanos(1));
@@ -230,7 +255,9 @@ fn signed(rng: &mut ChaCha8Rng, max: i64) -> i64 {
 
 fn micros(duration: Duration) -> i64 {
     // Bounded so that twice as much still fits: 73,000 years.
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX).min(i64::MAX / 4)
+    i64::try_from(duration.as_micros())
+        .unwrap_or(i64::MAX)
+        .min(i64::MAX / 4)
 }
 
 #[cfg(test)]
@@ -246,17 +273,31 @@ mod tests {
     #[test]
     fn plans_differ_and_some_have_no_faults() {
         let plans: Vec<FaultPlan> = (0..200).map(swarm).collect();
-        let none = plans.iter().filter(|plan| **plan == FaultPlan::default()).count();
+        let none = plans
+            .iter()
+            .filter(|plan| **plan == FaultPlan::default())
+            .count();
         assert!((10..50).contains(&none), "{none}");
-        assert!(plans.iter().any(|plan| plan.crashes.is_some() && plan.partitions.is_none()));
-        assert!(plans.iter().any(|plan| plan.crashes.is_none() && plan.partitions.is_some()));
+        assert!(
+            plans
+                .iter()
+                .any(|plan| plan.crashes.is_some() && plan.partitions.is_none())
+        );
+        assert!(
+            plans
+                .iter()
+                .any(|plan| plan.crashes.is_none() && plan.partitions.is_some())
+        );
         assert_eq!(swarm(7), swarm(7));
     }
 
     #[test]
     fn all_is_well_again_when_the_schedule_ends() {
         for seed in 0..100 {
-            let plan = FaultPlan { spared: 1, ..swarm(seed) };
+            let plan = FaultPlan {
+                spared: 1,
+                ..swarm(seed)
+            };
             let schedule = plan.schedule(&Streams::new(seed), 7, MINUTE);
             assert!(schedule.events.is_sorted_by_key(|event| event.at));
             let (mut down, mut paused) = (0i32, 0i32);
@@ -279,14 +320,22 @@ mod tests {
 
     #[test]
     fn taking_one_class_away_does_not_move_the_others() {
-        let churn = Some(Churn { every: Duration::from_secs(3), lasts: Duration::from_secs(1) });
-        let both = FaultPlan { crashes: churn, partitions: churn, ..FaultPlan::default() };
-        let crashes = FaultPlan { crashes: churn, ..FaultPlan::default() };
+        let churn = Some(Churn {
+            every: Duration::from_secs(3),
+            lasts: Duration::from_secs(1),
+        });
+        let both = FaultPlan {
+            crashes: churn,
+            partitions: churn,
+            ..FaultPlan::default()
+        };
+        let crashes = FaultPlan {
+            crashes: churn,
+            ..FaultPlan::default()
+        };
         let streams = Streams::new(5);
         let mut events = both.schedule(&streams, 5, MINUTE).events;
-        events.retain(|event| {
-            !matches!(event.fault, Fault::Partition(..) | Fault::Repair(..))
-        });
+        events.retain(|event| !matches!(event.fault, Fault::Partition(..) | Fault::Repair(..)));
         assert!(!events.is_empty());
         assert_eq!(events, crashes.schedule(&streams, 5, MINUTE).events);
     }
