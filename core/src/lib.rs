@@ -13,10 +13,12 @@
 //!
 //! For applications: [`network`], [`discovery`], [`primitives`].
 
+pub mod datum;
 pub mod id;
 pub mod node;
 pub mod protocol;
 pub mod runtime;
+pub mod schema;
 #[doc(hidden)]
 pub mod select;
 pub mod time;
