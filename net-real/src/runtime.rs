@@ -60,7 +60,11 @@ impl QuicRuntime {
         Self { tuning, ..self }
     }
 
-    fn bind_endpoint(&self, config: EndpointConfig) -> Result<Arc<dyn Endpoint>, BindError> {
+    /// Binds an endpoint, as [`Transport::bind`] does, and gives it with its own type.
+    ///
+    /// # Errors
+    /// [`BindError`] where no address can be bound.
+    pub fn bind_quic(&self, config: EndpointConfig) -> Result<Arc<QuicEndpoint>, BindError> {
         let socket = self.bind_socket(config.addresses)?;
         let runtime = Arc::new(QuinnRuntime(self.tokio.clone()));
         let parts = EndpointParts {
@@ -72,8 +76,7 @@ impl QuicRuntime {
             interfaces: Arc::new(interface_addresses),
             tuning: self.tuning.clone(),
         };
-        let endpoint = QuicEndpoint::new(parts, &config.secret_key, config.protocols)?;
-        Ok(endpoint)
+        QuicEndpoint::new(parts, &config.secret_key, config.protocols)
     }
 
     /// The first of `addresses` that can be bound; all interfaces where none is given.
@@ -105,7 +108,10 @@ impl QuicRuntime {
 
 impl Transport for QuicRuntime {
     fn bind(&self, config: EndpointConfig) -> BoxFuture<'_, Result<Arc<dyn Endpoint>, BindError>> {
-        Box::pin(async { self.bind_endpoint(config) })
+        Box::pin(async {
+            let endpoint = self.bind_quic(config)?;
+            Ok(endpoint as Arc<dyn Endpoint>)
+        })
     }
 }
 

@@ -18,7 +18,7 @@ use smalti_core::wire::CloseCode;
 use super::accept::Acceptor;
 use super::dial;
 use super::error::var_int;
-use super::identity::certified_key;
+use super::identity::{certified_key, pinned_name};
 use super::interfaces::reachable;
 use super::socket::SharedSocket;
 use super::tls::{ConfigurationError, Tls};
@@ -158,9 +158,28 @@ impl QuicEndpoint {
         }))
     }
 
-    /// Quinn's endpoint; `None` once this one is closed.
-    pub(super) fn quinn(&self) -> Option<quinn::Endpoint> {
+    /// Quinn's own endpoint, for measurements beside bare quinn; `None` once this one is closed. While it is
+    /// held, the socket stays.
+    #[must_use]
+    pub fn quinn(&self) -> Option<quinn::Endpoint> {
         lock(&self.quinn).clone()
+    }
+
+    /// Dials with bare quinn under the same settings, for measurements beside it.
+    ///
+    /// # Errors
+    /// [`quinn::ConnectError`] where quinn does not even try, or this endpoint is closed.
+    pub fn connect_quinn(
+        &self,
+        peer: PeerId,
+        address: SocketAddr,
+        protocol: Alpn,
+    ) -> Result<quinn::Connecting, quinn::ConnectError> {
+        let quinn = self.quinn().ok_or(quinn::ConnectError::EndpointStopping)?;
+        let client = self
+            .client(protocol)
+            .map_err(|_| quinn::ConnectError::NoDefaultClientConfig)?;
+        quinn.connect_with(client, address, &pinned_name(peer))
     }
 
     /// How to dial for `protocol`.
