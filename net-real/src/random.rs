@@ -2,7 +2,7 @@
 
 use smalti_core::id::{Digest, Id, Kind, SecretKey};
 
-use crate::runtime::random_bytes;
+use crate::quic_runtime::random_bytes;
 
 /// Values drawn from the operating system's randomness, such as `NetworkId::random()`.
 ///

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use quinn::crypto::rustls::HandshakeData;
-use smalti_core::runtime::{BoxFuture, Connection};
+use smalti_core::runtime::{Alpn, BoxFuture, Connection};
 
 use super::connection::QuicConnection;
 use super::endpoint::QuicEndpoint;
-use super::error::LocalClose;
 
 /// Dialers whose first packet waits to be looked at.
 pub(super) const INCOMING_MAX: usize = 1_024;
@@ -22,7 +21,7 @@ const HANDSHAKES_MAX: usize = 512;
 const HANDSHAKES_UNVALIDATED_MAX: usize = 128;
 
 /// What a handshake comes to; `None` where it has failed.
-type Handshake = BoxFuture<'static, Option<Arc<dyn Connection>>>;
+type Handshake = BoxFuture<'static, Option<(quinn::Connection, Alpn)>>;
 
 /// The handshakes under way. They go on by themselves; here their ends are waited for.
 #[derive(Default)]
@@ -37,8 +36,12 @@ impl Acceptor {
         let quinn = endpoint.quinn()?;
         loop {
             smalti_core::select! {
-                connection = next_of(&mut handshakes) => if connection.is_some() {
-                    return connection;
+                done = next_of(&mut handshakes) => {
+                    let connection = done
+                        .and_then(|(inner, protocol)| QuicConnection::new(inner, protocol, endpoint));
+                    if let Some(connection) = connection {
+                        return Some(Arc::new(connection));
+                    }
                 },
                 incoming = quinn.accept() => match incoming {
                     Some(incoming) => admit(endpoint, incoming, &handshakes),
@@ -53,7 +56,9 @@ impl Acceptor {
 }
 
 /// The end of the next handshake; waits for ever where there is none.
-async fn next_of(handshakes: &mut FuturesUnordered<Handshake>) -> Option<Arc<dyn Connection>> {
+async fn next_of(
+    handshakes: &mut FuturesUnordered<Handshake>,
+) -> Option<(quinn::Connection, Alpn)> {
     if handshakes.is_empty() {
         std::future::pending::<()>().await;
     }
@@ -87,7 +92,6 @@ fn admit(
     };
     let timeout = endpoint.sleep(endpoint.tuning.handshake_timeout);
     let protocols = endpoint.protocols.clone();
-    let close = LocalClose::new(endpoint.close_code.clone());
     handshakes.push(Box::pin(async move {
         let connection = smalti_core::select! {
             result = connecting => match result {
@@ -110,7 +114,6 @@ fn admit(
         let protocol = protocols
             .into_iter()
             .find(|p| p.as_str().as_bytes() == name)?;
-        let connection = QuicConnection::new(connection, protocol, close)?;
-        Some(Arc::new(connection) as Arc<dyn Connection>)
+        Some((connection, protocol))
     }));
 }

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
+use quinn::VarInt;
 use rustls::pki_types::CertificateDer;
 use smalti_core::id::PeerId;
 use smalti_core::runtime::{
@@ -12,6 +14,7 @@ use smalti_core::runtime::{
 use smalti_core::time::Duration;
 use smalti_core::wire::CloseCode;
 
+use super::endpoint::QuicEndpoint;
 use super::error::{LocalClose, var_int};
 use super::identity::peer_of_chain;
 use super::stream::{QuicRecvStream, QuicSendStream};
@@ -22,14 +25,22 @@ pub(super) struct QuicConnection {
     peer: PeerId,
     protocol: Alpn,
     close: Arc<LocalClose>,
+    accepted: Arc<AcceptedHalf>,
+    /// Open streams that the peer may have begun now, and the most that it ever may.
+    streams_permitted: AtomicU32,
+    streams_max: u32,
 }
+
+/// Counted by its references: each half of a stream that the peer has opened holds one.
+#[derive(Debug)]
+pub(super) struct AcceptedHalf;
 
 impl QuicConnection {
     /// `None` where the handshake has not given the peer's key, which the verifiers rule out.
     pub(super) fn new(
         inner: quinn::Connection,
         protocol: Alpn,
-        close: Arc<LocalClose>,
+        endpoint: &QuicEndpoint,
     ) -> Option<Self> {
         let chain = inner.peer_identity()?;
         let chain = chain.downcast::<Vec<CertificateDer<'static>>>().ok()?;
@@ -37,15 +48,44 @@ impl QuicConnection {
             peer: peer_of_chain(&chain)?,
             inner,
             protocol,
-            close,
+            close: LocalClose::new(endpoint.close_code.clone()),
+            accepted: Arc::new(AcceptedHalf),
+            streams_permitted: AtomicU32::new(endpoint.tuning.streams_at_first()),
+            streams_max: endpoint.tuning.streams_max,
         })
     }
 
-    fn halves(&self, (send, recv): (quinn::SendStream, quinn::RecvStream)) -> BiStream {
+    fn halves(
+        &self,
+        (send, recv): (quinn::SendStream, quinn::RecvStream),
+        accepted: Option<&Arc<AcceptedHalf>>,
+    ) -> BiStream {
+        let (close, accepted) = (&self.close, accepted.cloned());
         (
-            Box::new(QuicSendStream::new(send, self.close.clone())),
-            Box::new(QuicRecvStream::new(recv, self.close.clone())),
+            Box::new(QuicSendStream::new(send, close.clone(), accepted.clone())),
+            Box::new(QuicRecvStream::new(recv, close.clone(), accepted)),
         )
+    }
+
+    /// Permits twice as many streams once half of those permitted are open.
+    fn permit_more_streams(&self) {
+        let permitted = self.streams_permitted.load(Ordering::Relaxed);
+        // Two for each stream, and the connection's own.
+        let halves = Arc::strong_count(&self.accepted) - 1;
+        let more = permitted.saturating_mul(2).min(self.streams_max);
+        if halves < permitted as usize || more == permitted {
+            return;
+        }
+        let exchanged = self.streams_permitted.compare_exchange(
+            permitted,
+            more,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        if exchanged.is_ok() {
+            self.inner
+                .set_max_concurrent_bi_streams(VarInt::from_u32(more));
+        }
     }
 
     fn error(&self, error: quinn::ConnectionError) -> ConnectionError {
@@ -81,7 +121,7 @@ impl Connection for QuicConnection {
     fn open(&self) -> BoxFuture<'_, Result<BiStream, ConnectionError>> {
         Box::pin(async {
             match self.inner.open_bi().await {
-                Ok(halves) => Ok(self.halves(halves)),
+                Ok(halves) => Ok(self.halves(halves, None)),
                 Err(error) => Err(self.error(error)),
             }
         })
@@ -90,7 +130,11 @@ impl Connection for QuicConnection {
     fn accept(&self) -> BoxFuture<'_, Result<BiStream, ConnectionError>> {
         Box::pin(async {
             match self.inner.accept_bi().await {
-                Ok(halves) => Ok(self.halves(halves)),
+                Ok(halves) => {
+                    let stream = self.halves(halves, Some(&self.accepted));
+                    self.permit_more_streams();
+                    Ok(stream)
+                }
                 Err(error) => Err(self.error(error)),
             }
         })

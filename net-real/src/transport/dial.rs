@@ -69,8 +69,7 @@ pub(super) async fn dial(
         smalti_core::select! {
             ended = attempts.next() => match ended {
                 Some((_, Ok(connection))) => {
-                    let close = LocalClose::new(endpoint.close_code.clone());
-                    if let Some(connection) = QuicConnection::new(connection, protocol, close) {
+                    if let Some(connection) = QuicConnection::new(connection, protocol, endpoint) {
                         return Ok(Arc::new(connection));
                     }
                 }

@@ -65,12 +65,12 @@ impl fmt::Debug for EndpointParts {
 pub struct QuicEndpoint {
     /// Taken when the endpoint is closed: the socket is free once nothing holds it.
     quinn: Mutex<Option<quinn::Endpoint>>,
-    socket: Arc<SharedSocket>,
+    pub(super) socket: Arc<SharedSocket>,
     pub(super) runtime: Arc<dyn quinn::Runtime>,
-    interfaces: Arc<dyn Fn() -> Vec<IpAddr> + Send + Sync>,
-    watch: Mutex<AddressWatch>,
+    pub(super) interfaces: Arc<dyn Fn() -> Vec<IpAddr> + Send + Sync>,
+    pub(super) watch: Mutex<AddressWatch>,
     pub(super) tuning: Tuning,
-    tls: Tls,
+    pub(super) tls: Tls,
     transport: Arc<quinn::TransportConfig>,
     /// One for each protocol that was dialled.
     clients: Mutex<BTreeMap<Alpn, quinn::ClientConfig>>,
@@ -84,9 +84,9 @@ pub struct QuicEndpoint {
 
 /// What [`Endpoint::addresses_changed`] compares with, kept so that an abandoned wait loses nothing.
 #[derive(Debug)]
-struct AddressWatch {
+pub(super) struct AddressWatch {
     known: Vec<SocketAddr>,
-    next_poll: Instant,
+    pub(super) next_poll: Instant,
 }
 
 impl QuicEndpoint {

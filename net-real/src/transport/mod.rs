@@ -17,6 +17,8 @@ mod identity;
 pub(crate) mod interfaces;
 pub(crate) mod socket;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod tuning;
 

@@ -10,6 +10,7 @@ use quinn::{StoppedError, VarInt};
 use smalti_core::runtime::{BoxFuture, RecvStream, SendStream, StreamError};
 use smalti_core::wire::CloseCode;
 
+use super::connection::AcceptedHalf;
 use super::error::{LocalClose, close_code, var_int};
 
 /// How a sending half stands.
@@ -27,15 +28,21 @@ pub(super) struct QuicSendStream {
     close: Arc<LocalClose>,
     /// Kept between polls: it holds its place among those that wait.
     stopped: Option<BoxFuture<'static, Result<Option<VarInt>, StoppedError>>>,
+    _accepted: Option<Arc<AcceptedHalf>>,
 }
 
 impl QuicSendStream {
-    pub(super) fn new(inner: quinn::SendStream, close: Arc<LocalClose>) -> Self {
+    pub(super) fn new(
+        inner: quinn::SendStream,
+        close: Arc<LocalClose>,
+        accepted: Option<Arc<AcceptedHalf>>,
+    ) -> Self {
         Self {
             inner,
             state: SendState::Open,
             close,
             stopped: None,
+            _accepted: accepted,
         }
     }
 
@@ -117,15 +124,21 @@ pub(super) struct QuicRecvStream {
     chunk_len_max: usize,
     /// How the stream has ended, if not well: quinn tells it once, and the end of the stream from then on.
     failed: Option<StreamError>,
+    _accepted: Option<Arc<AcceptedHalf>>,
 }
 
 impl QuicRecvStream {
-    pub(super) fn new(inner: quinn::RecvStream, close: Arc<LocalClose>) -> Self {
+    pub(super) fn new(
+        inner: quinn::RecvStream,
+        close: Arc<LocalClose>,
+        accepted: Option<Arc<AcceptedHalf>>,
+    ) -> Self {
         Self {
             inner,
             close,
             chunk_len_max: 1_200,
             failed: None,
+            _accepted: accepted,
         }
     }
 

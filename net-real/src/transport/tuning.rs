@@ -36,8 +36,9 @@ pub struct Tuning {
     /// The round-trip time assumed before one is measured. Default 100 ms: a first packet that is lost is
     /// sent again after three times this, where the RFC's 333 ms would make every such join wait for a second.
     pub initial_rtt: Duration,
-    /// Open streams that the peer may have begun, on one connection. Default 256: one for each subscription
-    /// between two nodes. Each permitted stream costs about 100 bytes from the start.
+    /// Open streams that the peer may have begun, on one connection. Default 1,024, far above the number of
+    /// subscriptions between two nodes: at the limit opening waits without a word. Permitted streams cost
+    /// memory whether they exist or not, so at first 16 are, and more as those are used.
     pub streams_max: u32,
     /// Bytes that may be sent on a stream before the application reads them. Default 1 MiB.
     pub stream_window: u32,
@@ -60,7 +61,7 @@ impl Default for Tuning {
             idle_timeout: Duration::from_secs(10),
             keep_alive_interval: Duration::from_secs(3),
             initial_rtt: Duration::from_millis(100),
-            streams_max: 256,
+            streams_max: 1_024,
             stream_window: 1 << 20,
             connection_window: 16 << 20,
             send_window: 1 << 20,
@@ -70,6 +71,11 @@ impl Default for Tuning {
 }
 
 impl Tuning {
+    /// Open streams permitted on a new connection.
+    pub(super) fn streams_at_first(&self) -> u32 {
+        self.streams_max.min(16)
+    }
+
     /// The settings of a connection.
     pub(super) fn transport(&self) -> Result<Arc<TransportConfig>, quinn::VarIntBoundsExceeded> {
         let mut discovery = MtuDiscoveryConfig::default();
@@ -79,7 +85,7 @@ impl Tuning {
             .max_idle_timeout(Some(self.idle_timeout.try_into()?))
             .keep_alive_interval(Some(self.keep_alive_interval))
             .initial_rtt(self.initial_rtt)
-            .max_concurrent_bidi_streams(VarInt::from_u32(self.streams_max))
+            .max_concurrent_bidi_streams(VarInt::from_u32(self.streams_at_first()))
             // All our streams are bidirectional.
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .stream_receive_window(VarInt::from_u32(self.stream_window))

@@ -53,6 +53,7 @@ macro_rules! transport_suite {
             streams::a_closed_half_takes_and_gives_nothing
             streams::a_reader_that_does_not_read_holds_back_its_writer_alone
             streams::many_streams_run_side_by_side_in_both_directions
+            streams::a_hundred_streams_may_be_open_at_once
             closing::the_code_and_the_reason_of_a_close_are_seen_by_the_peer
             closing::a_close_ends_what_waits_on_the_connection
             closing::dropping_all_handles_closes_the_connection

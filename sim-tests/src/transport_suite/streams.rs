@@ -238,3 +238,18 @@ pub async fn many_streams_run_side_by_side_in_both_directions(world: World) {
     let answered = join(answer(pair.a_to_b.clone()), answer(pair.b_to_a.clone()));
     pair.a.within("the streams", join(asked, answered)).await;
 }
+
+/// As many as there can well be subscriptions between two nodes.
+pub async fn a_hundred_streams_may_be_open_at_once(world: World) {
+    const COUNT: usize = 100;
+    let pair = Pair::start(&world).await;
+    let open = async {
+        let mut streams = Vec::new();
+        for _ in 0..COUNT {
+            streams.push(pair.stream().await);
+        }
+        streams
+    };
+    let streams = pair.a.within("the streams", open).await;
+    assert_eq!(streams.len(), COUNT);
+}
