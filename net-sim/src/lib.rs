@@ -2,6 +2,7 @@
 
 pub mod bare;
 pub mod faults;
+pub mod link;
 pub mod rng;
 pub mod time;
 pub mod trace;
