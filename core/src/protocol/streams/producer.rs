@@ -297,7 +297,10 @@ impl protocol::Machine for Machine {
                 self.remove(id, None);
             }
             Input::QueueFull => {
-                if self.config.disconnect_lagging && self.lag_deadline.is_none() {
+                if self.config.disconnect_lagging
+                    && self.phase != Phase::Ended
+                    && self.lag_deadline.is_none()
+                {
                     self.lag_deadline = Some(now + self.config.lag_timeout);
                 }
             }
@@ -361,8 +364,9 @@ impl protocol::Machine for Machine {
             "a producer has no more subscriptions than it may"
         );
         assert!(
-            self.phase != Phase::Ended || self.subscriptions.is_empty(),
-            "nothing is subscribed to what has ended"
+            self.phase != Phase::Ended
+                || (self.subscriptions.is_empty() && self.poll_timeout().is_none()),
+            "nothing is subscribed to, or awaited of, what has ended"
         );
     }
 }
