@@ -2,7 +2,8 @@
 //!
 //! The worker hands in what consumers ask for, together with the verdict of the application's predicates,
 //! and carries out what the machine decides. Datums go past the machine, through a queue that all
-//! subscriptions share; the machine hears only that the queue has become full, and that it no longer is.
+//! subscriptions share; the machine hears only when the queue has become full, and looks at it from time to time
+//! until it no longer is.
 //!
 //! ```text
 //!             Retire                 last subscription ended, or drain timeout
@@ -19,6 +20,10 @@ use crate::wire::CloseCode;
 
 /// The most consumers of a producer, whatever it is configured to.
 pub const CONSUMERS_MAX: usize = 16_384;
+
+/// How often a full queue is looked at within the lag timeout: who is stuck is dropped after the timeout and
+/// at most this part of it more.
+const LOOKS_PER_TIMEOUT: u32 = 8;
 
 /// How a producer treats its consumers.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,12 +72,17 @@ pub enum Input {
     /// A subscription's stream has ended, whoever has ended it. For subscriptions that the machine has ended
     /// this may come or not.
     Ended(SubscriptionId),
-    /// The queue has become full: nothing can be sent until a datum leaves.
+    /// The queue is full: nothing can be sent until a datum leaves. Need not be said again before
+    /// [`Examined`](Self::Examined) has said that it no longer is.
     QueueFull,
-    /// A datum has left the full queue.
-    QueueMoved,
-    /// Those who hold up the queue, in answer to [`Output::Examine`].
-    HoldingUp(Vec<SubscriptionId>),
+    /// The answer to [`Output::Examine`].
+    Examined {
+        /// Whether the queue is full.
+        full: bool,
+        /// The subscriptions that the oldest datum in the queue waits for, each with the number of datums
+        /// that it has taken so far.
+        waiting: Vec<(SubscriptionId, u64)>,
+    },
     /// The last handle is gone, or the node shuts down.
     Retire,
 }
@@ -101,7 +111,7 @@ pub enum Output {
         /// What the consumer is told.
         code: CloseCode,
     },
-    /// Find out which subscriptions hold up the queue, and say so with [`Input::HoldingUp`].
+    /// Look at the queue, and answer at once with [`Input::Examined`].
     Examine,
     /// Take no more datums; finish each subscription once it has got what is queued.
     Drain,
@@ -146,6 +156,15 @@ struct Subscription {
     consumer: ConsumerNumber,
 }
 
+/// A queue that is full.
+#[derive(Debug)]
+struct Lag {
+    /// When to look again.
+    examine_at: Instant,
+    /// Whom the queue waits for: how many datums each has taken, and since when no more than these.
+    waiting: BTreeMap<SubscriptionId, (u64, Instant)>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Serving,
@@ -162,8 +181,8 @@ pub struct Machine {
     phase: Phase,
     subscriptions: BTreeMap<SubscriptionId, Subscription>,
     by_consumer: BTreeMap<(PeerId, ConsumerNumber), SubscriptionId>,
-    /// When those who hold up the queue have to go; `None` while it moves.
-    lag_deadline: Option<Instant>,
+    /// What was seen of the queue; `None` while it is not full.
+    lag: Option<Lag>,
     outputs: VecDeque<Output>,
 }
 
@@ -178,7 +197,7 @@ impl Machine {
             phase: Phase::Serving,
             subscriptions: BTreeMap::new(),
             by_consumer: BTreeMap::new(),
-            lag_deadline: None,
+            lag: None,
             outputs: VecDeque::new(),
         }
     }
@@ -259,10 +278,48 @@ impl Machine {
         }
     }
 
+    /// Looks at a queue that is full, if it is time to.
+    fn examine(&mut self, now: Instant) {
+        let pause = self.config.lag_timeout / LOOKS_PER_TIMEOUT;
+        if let Some(lag) = &mut self.lag
+            && now >= lag.examine_at
+        {
+            // Not zero, so that time goes on between two looks.
+            lag.examine_at = now + pause.max(Duration::from_nanos(1));
+            self.outputs.push_back(Output::Examine);
+        }
+    }
+
+    fn examined(&mut self, now: Instant, full: bool, waiting: Vec<(SubscriptionId, u64)>) {
+        let Some(lag) = &mut self.lag else {
+            return;
+        };
+        if !full {
+            self.lag = None;
+            return;
+        }
+        let former = std::mem::take(&mut lag.waiting);
+        let mut stuck = Vec::new();
+        for (id, taken) in waiting {
+            let since = match former.get(&id) {
+                Some(&(before, since)) if before == taken => since,
+                Some(_) | None => now,
+            };
+            if now.since(since) >= self.config.lag_timeout {
+                stuck.push(id);
+            } else {
+                lag.waiting.insert(id, (taken, since));
+            }
+        }
+        for id in stuck {
+            self.disconnect(id, CloseCode::STREAM_TOO_SLOW);
+        }
+    }
+
     fn end_if_drained(&mut self) {
         if matches!(self.phase, Phase::Draining { .. }) && self.subscriptions.is_empty() {
             self.phase = Phase::Ended;
-            self.lag_deadline = None;
+            self.lag = None;
             self.outputs.push_back(Output::Ended);
         }
     }
@@ -299,19 +356,16 @@ impl protocol::Machine for Machine {
             Input::QueueFull => {
                 if self.config.disconnect_lagging
                     && self.phase != Phase::Ended
-                    && self.lag_deadline.is_none()
+                    && self.lag.is_none()
                 {
-                    self.lag_deadline = Some(now + self.config.lag_timeout);
+                    self.lag = Some(Lag {
+                        examine_at: now,
+                        waiting: BTreeMap::new(),
+                    });
+                    self.examine(now);
                 }
             }
-            Input::QueueMoved => self.lag_deadline = None,
-            Input::HoldingUp(ids) => {
-                if self.config.disconnect_lagging {
-                    for id in ids {
-                        self.disconnect(id, CloseCode::STREAM_TOO_SLOW);
-                    }
-                }
-            }
+            Input::Examined { full, waiting } => self.examined(now, full, waiting),
             Input::Retire => {
                 if self.phase == Phase::Serving {
                     self.phase = Phase::Draining {
@@ -325,10 +379,7 @@ impl protocol::Machine for Machine {
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        if self.lag_deadline.is_some_and(|deadline| now >= deadline) {
-            self.lag_deadline = None;
-            self.outputs.push_back(Output::Examine);
-        }
+        self.examine(now);
         if let Phase::Draining { until } = self.phase
             && now >= until
         {
@@ -345,7 +396,7 @@ impl protocol::Machine for Machine {
             Phase::Draining { until } => Some((until, "drain")),
             Phase::Serving | Phase::Ended => None,
         };
-        let lag = self.lag_deadline.map(|deadline| (deadline, "lag"));
+        let lag = self.lag.as_ref().map(|lag| (lag.examine_at, "lag"));
         lag.into_iter().chain(drain).min()
     }
 
@@ -525,48 +576,83 @@ mod tests {
         );
     }
 
+    fn examined(full: bool, waiting: &[(u64, u64)]) -> Input {
+        let waiting = waiting
+            .iter()
+            .map(|&(id, taken)| (SubscriptionId(id), taken))
+            .collect();
+        Input::Examined { full, waiting }
+    }
+
+    /// Looks at a queue that stays full, for which `waiting` says who has taken how much; gives who is dropped
+    /// and when.
+    fn watch(
+        machine: &mut Machine,
+        mut waiting: impl FnMut(Duration) -> Vec<(u64, u64)>,
+    ) -> Vec<(Duration, Output)> {
+        let mut dropped = Vec::new();
+        let mut now = Instant::ZERO;
+        let mut outputs = handle(machine, now, Input::QueueFull);
+        while now < Instant::ZERO + Duration::from_secs(10) {
+            assert_eq!(outputs, [Output::Examine]);
+            let passed = now.since(Instant::ZERO);
+            let looked = handle(machine, now, examined(true, &waiting(passed)));
+            dropped.extend(looked.into_iter().map(|output| (passed, output)));
+            let (next, reason) = machine.poll_timeout().unwrap();
+            assert_eq!(reason, "lag");
+            assert!(next > now);
+            machine.handle_timeout(Instant::from_nanos(next.as_nanos() - 1));
+            assert_eq!(drain(machine), []);
+            now = next;
+            machine.handle_timeout(now);
+            outputs = drain(machine);
+        }
+        dropped
+    }
+
     #[test]
     fn who_holds_up_a_full_queue_for_the_lag_timeout_is_dropped() {
         let mut machine = machine(Config::default());
-        let now = Instant::ZERO;
-        handle(&mut machine, now, ask(0, 1, 0));
-        handle(&mut machine, now, ask(1, 2, 0));
-        assert_eq!(machine.poll_timeout(), None);
-        handle(&mut machine, now, Input::QueueFull);
-        let deadline = now + Duration::from_secs(1);
-        // Being told again does not put it off.
-        handle(
-            &mut machine,
-            now + Duration::from_millis(500),
-            Input::QueueFull,
-        );
-        assert_eq!(machine.poll_timeout(), Some((deadline, "lag")));
-        machine.handle_timeout(deadline - Duration::from_nanos(1));
-        assert_eq!(drain(&mut machine), []);
-        machine.handle_timeout(deadline);
-        assert_eq!(drain(&mut machine), [Output::Examine]);
-        let holding_up = Input::HoldingUp(vec![SubscriptionId(1)]);
-        assert_eq!(
-            handle(&mut machine, deadline, holding_up),
-            [disconnect(1, CloseCode::STREAM_TOO_SLOW)]
-        );
+        for (id, peer) in [(0, 1), (1, 2), (2, 3)] {
+            handle(&mut machine, Instant::ZERO, ask(id, peer, 0));
+        }
+        // One goes on taking, slowly; one stops after two seconds; one is not waited for.
+        let dropped = watch(&mut machine, |passed| {
+            let millis = passed.as_millis() as u64;
+            vec![(0, millis / 900), (1, millis.min(2_000) / 100)]
+        });
+        let [(when, output)] = &dropped[..] else {
+            panic!("{dropped:?}")
+        };
+        assert_eq!(*output, disconnect(1, CloseCode::STREAM_TOO_SLOW));
+        assert!((3_000..3_250).contains(&when.as_millis()), "{when:?}");
     }
 
     #[test]
     fn nobody_is_dropped_while_the_queue_moves_or_where_lagging_is_allowed() {
         let mut moving = machine(Config::default());
-        handle(&mut moving, Instant::ZERO, Input::QueueFull);
-        handle(&mut moving, Instant::ZERO, Input::QueueMoved);
+        handle(&mut moving, Instant::ZERO, ask(0, 1, 0));
+        assert_eq!(
+            watch(&mut moving, |passed| vec![(0, passed.as_millis() as u64)]),
+            []
+        );
+        let later = Instant::ZERO + Duration::from_secs(20);
+        assert_eq!(handle(&mut moving, later, examined(false, &[])), []);
         assert_eq!(moving.poll_timeout(), None);
+        // What was seen before it moved does not count when it is full again.
+        assert_eq!(
+            handle(&mut moving, later, Input::QueueFull),
+            [Output::Examine]
+        );
+        assert_eq!(handle(&mut moving, later, examined(true, &[(0, 5)])), []);
+
         let mut patient = machine(Config {
             disconnect_lagging: false,
             ..Config::default()
         });
         handle(&mut patient, Instant::ZERO, ask(0, 1, 0));
-        handle(&mut patient, Instant::ZERO, Input::QueueFull);
+        assert_eq!(handle(&mut patient, Instant::ZERO, Input::QueueFull), []);
         assert_eq!(patient.poll_timeout(), None);
-        let holding_up = Input::HoldingUp(vec![SubscriptionId(0)]);
-        assert_eq!(handle(&mut patient, Instant::ZERO, holding_up), []);
     }
 
     #[test]
@@ -608,8 +694,7 @@ mod tests {
         End(u64),
         Verdict(u8, bool),
         Full,
-        Moved,
-        HoldUp(u64),
+        Examined(bool, u64),
         Wait(u64),
         Retire,
     }
@@ -622,8 +707,7 @@ mod tests {
             4 => (0..30u64).prop_map(Step::End),
             2 => (0..4u8, any::<bool>()).prop_map(|(peer, verdict)| Step::Verdict(peer, verdict)),
             1 => Just(Step::Full),
-            1 => Just(Step::Moved),
-            2 => (0..30u64).prop_map(Step::HoldUp),
+            2 => (any::<bool>(), 0..30u64).prop_map(|(full, id)| Step::Examined(full, id)),
             2 => (0..3_000u64).prop_map(Step::Wait),
             1 => Just(Step::Retire),
         ];
@@ -662,10 +746,7 @@ mod tests {
                         machine.handle(now, Input::Verdicts(BTreeMap::from([(peer(number), verdict)])));
                     }
                     Step::Full => machine.handle(now, Input::QueueFull),
-                    Step::Moved => machine.handle(now, Input::QueueMoved),
-                    Step::HoldUp(id) => {
-                        machine.handle(now, Input::HoldingUp(vec![SubscriptionId(id)]));
-                    }
+                    Step::Examined(full, id) => machine.handle(now, examined(full, &[(id, 0)])),
                     Step::Wait(millis) => {
                         now += Duration::from_millis(millis);
                         machine.handle_timeout(now);
