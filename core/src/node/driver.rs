@@ -27,6 +27,12 @@ pub(crate) trait Host: Send {
     /// Carries out what the machine wants. Does not wait.
     fn carry_out(&mut self, output: <Self::Machine as Machine>::Output);
 
+    /// An input that carrying out an output has led to, due before anything else can happen. Asked for after
+    /// each drain, until there is none.
+    fn follow_up(&mut self) -> Option<<Self::Machine as Machine>::Input> {
+        None
+    }
+
     /// Called after every turn, for what needs to be done once for many outputs. `Break` ends the loop.
     fn end_turn(&mut self, machine: &Self::Machine) -> std::ops::ControlFlow<()>;
 }
@@ -40,7 +46,7 @@ pub(crate) async fn drive<H: Host>(
 ) {
     let mut batch = Vec::with_capacity(EVENTS_PER_TURN_MAX);
     loop {
-        drain(&mut machine, &mut host);
+        drain(&mut machine, &mut host, tasks.runtime().now());
         if host.end_turn(&machine).is_break() {
             return;
         }
@@ -61,7 +67,7 @@ pub(crate) async fn drive<H: Host>(
                 for event in batch.drain(..) {
                     if let Some(input) = host.input(event) {
                         machine.handle(now, input);
-                        drain(&mut machine, &mut host);
+                        drain(&mut machine, &mut host, now);
                     }
                 }
             },
@@ -72,13 +78,19 @@ pub(crate) async fn drive<H: Host>(
 fn handle_due<H: Host>(machine: &mut H::Machine, host: &mut H, now: Instant) {
     if let Some(input) = host.input_at(now) {
         machine.handle(now, input);
-        drain(machine, host);
+        drain(machine, host, now);
     }
 }
 
-fn drain<H: Host>(machine: &mut H::Machine, host: &mut H) {
-    while let Some(output) = machine.poll_output() {
-        host.carry_out(output);
+fn drain<H: Host>(machine: &mut H::Machine, host: &mut H, now: Instant) {
+    loop {
+        while let Some(output) = machine.poll_output() {
+            host.carry_out(output);
+        }
+        let Some(input) = host.follow_up() else {
+            return;
+        };
+        machine.handle(now, input);
     }
 }
 

@@ -73,6 +73,11 @@ impl<P: Protocol> Link<P> {
         self.receiver.recv().await
     }
 
+    /// The parts, for protocols that write and read frames of their own.
+    pub(crate) fn into_parts(self) -> (Arc<Lease>, Box<dyn SendStream>, FrameReader) {
+        (self.sender.lease, self.sender.stream, self.receiver.frames)
+    }
+
     /// Both halves, to be used by two tasks.
     #[must_use]
     pub fn split(self) -> (LinkSender<P>, LinkReceiver<P>) {

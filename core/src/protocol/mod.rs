@@ -2,5 +2,6 @@
 
 pub mod discovery;
 mod machine;
+pub mod streams;
 
 pub use machine::Machine;
