@@ -219,6 +219,10 @@ impl Catalog {
         self.unsigned.remove(peer)
     }
 
+    pub(super) fn unsigned_ids(&self) -> Vec<PeerId> {
+        self.unsigned.keys().copied().collect()
+    }
+
     pub(super) fn unsigned_count(&self) -> usize {
         self.unsigned.len()
     }
@@ -251,6 +255,19 @@ impl Catalog {
             }
         }
         fingerprint
+    }
+
+    /// The sums of the sixteen parts of `range`, read in one go.
+    pub(super) fn fingerprint_parts(&self, range: &Range) -> Vec<Fingerprint> {
+        if range.nibbles() < 2 {
+            let parts = (0..PARTS as u8).filter_map(|nibble| range.part(nibble));
+            return parts.map(|part| self.fingerprint(&part)).collect();
+        }
+        let mut parts = vec![Fingerprint::default(); PARTS];
+        for record in self.records(range) {
+            parts[range.part_of(&record.entry.id)].insert(record.entry.digest());
+        }
+        parts
     }
 
     /// Panics where the sums and counts are not those of the entries. Takes time linear in their number.

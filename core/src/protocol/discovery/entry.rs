@@ -196,10 +196,16 @@ impl PeerEntry {
         self.version
     }
 
-    /// Whether the peer has left.
+    /// Whether the peer takes part.
     #[must_use]
     pub const fn status(&self) -> Status {
         self.status
+    }
+
+    /// Whether the peer has left.
+    #[must_use]
+    pub const fn is_departed(&self) -> bool {
+        matches!(self.status, Status::Departed)
     }
 
     /// Who and where the peer is.
@@ -287,7 +293,7 @@ impl PeerEntry {
             && self.content == other.content
     }
 
-    fn check(&self) -> Result<(), EntryError> {
+    pub(super) fn check(&self) -> Result<(), EntryError> {
         if self.protocol != PROTOCOL_VERSION {
             return Err(EntryError::Protocol(self.protocol));
         }

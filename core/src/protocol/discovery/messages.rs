@@ -172,6 +172,31 @@ pub(super) enum Question {
     },
 }
 
+impl Question {
+    pub(super) const fn range(&self) -> &Range {
+        match self {
+            Self::Whole { range, .. } | Self::Split { range, .. } | Self::List { range, .. } => {
+                range
+            }
+        }
+    }
+
+    /// The most bytes that it may take up in a message.
+    pub(super) const fn len_max(&self) -> usize {
+        let len = match self {
+            Self::Whole { .. } => 1,
+            Self::Split { parts, .. } => parts.len(),
+            Self::List { items, .. } => items.len() * 3,
+        };
+        RANGE_LEN_MAX + len * FINGERPRINT_LEN_MAX
+    }
+}
+
+/// Bytes of a range and of what tells the kinds of question apart.
+const RANGE_LEN_MAX: usize = 40;
+/// Bytes of a fingerprint; an item of a list has no more than three times as many.
+const FINGERPRINT_LEN_MAX: usize = 24;
+
 /// One entry in a [`Question::List`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ListItem {
@@ -179,6 +204,24 @@ pub(super) struct ListItem {
     pub(super) id: EntryId,
     /// The first bytes of its digest, which tell two entries of one version apart.
     pub(super) digest: [u8; 8],
+}
+
+impl ListItem {
+    /// Orders entries of one peer like [`VerifiedEntry::precedence`].
+    pub(super) const fn rank(&self) -> (EntryVersion, [u8; 8]) {
+        (self.id.version, self.digest)
+    }
+}
+
+impl<E> Default for SyncMessage<E> {
+    fn default() -> Self {
+        Self {
+            questions: Vec::new(),
+            wants: Vec::new(),
+            records: Vec::new(),
+            more: false,
+        }
+    }
 }
 
 impl Message {

@@ -6,12 +6,18 @@
 mod bounded;
 mod catalog;
 mod config;
+mod context;
 mod entry;
 mod io;
 mod machine;
 mod messages;
+mod overlay;
+mod own;
 mod peer_addr;
 mod range;
+mod records;
+mod rtt;
+mod sync;
 
 pub use catalog::Catalog;
 pub use config::{BOOTSTRAP_MAX, Config, ConfigBuilder, ConfigError, Many, One, OneOrMany};
@@ -31,3 +37,6 @@ pub use messages::{
 };
 pub use peer_addr::{ADDRESSES_MAX, ParsePeerAddrError, PeerAddr};
 pub use range::{Fingerprint, Range};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+//! The catalog and the rules by which entries come into it and leave it.
+//!
+//! Ages, not dates, decide what is stale: an entry's age travels with it and grows on every node that keeps
+//! it, by that node's monotonic clock. So the entry of a dead peer reaches `purge_after` everywhere at
+//! about the same time, however clocks are set and however often it is passed on.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::catalog::{Catalog, Merged, Record};
+use super::config::Config;
+use super::entry::{EntryVersion, PeerEntry, VerifiedEntry};
+use super::io::Refusal;
+use super::messages::{Aged, EntryId};
+use super::peer_addr::PeerAddr;
+use crate::id::{NetworkId, PeerId};
+use crate::time::{Duration, Instant, WallTime};
+
+/// The most peers in a catalog, tombstones included.
+pub(super) const PEERS_MAX: usize = 65_536;
+/// The most entries that were inserted by hand.
+pub(super) const UNSIGNED_MAX: usize = 1_024;
+/// The most purged entries that are remembered, the oldest forgotten first.
+const GRAVES_MAX: usize = 8_192;
+
+pub(super) struct Records {
+    catalog: Catalog,
+    network: NetworkId,
+    local: PeerId,
+    purge_after: Duration,
+    max_time_drift: Duration,
+    wall: WallTime,
+    wall_read_at: Instant,
+    /// For each record an instant no later than its expiry. Renewing a record leaves its place in the
+    /// index alone; when the place comes up it is put where it then belongs.
+    expiry: BTreeSet<(Instant, PeerId)>,
+    /// Versions at and below which entries were purged or removed. Without them an entry could come back
+    /// from a node that counts its age from a moment later.
+    graves: BTreeMap<PeerId, EntryVersion>,
+    grave_queue: VecDeque<(Instant, PeerId)>,
+}
+
+impl Records {
+    pub(super) fn new(
+        now: Instant,
+        network: NetworkId,
+        local: PeerId,
+        wall: WallTime,
+        config: &Config,
+    ) -> Self {
+        Self {
+            catalog: Catalog::new(local, config.max_rtt),
+            network,
+            local,
+            purge_after: config.purge_after,
+            max_time_drift: config.max_time_drift,
+            wall,
+            wall_read_at: now,
+            expiry: BTreeSet::new(),
+            graves: BTreeMap::new(),
+            grave_queue: VecDeque::new(),
+        }
+    }
+
+    pub(super) const fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    pub(super) fn set_wall(&mut self, now: Instant, wall: WallTime) {
+        self.wall = wall;
+        self.wall_read_at = now;
+    }
+
+    pub(super) fn wall(&self, now: Instant) -> WallTime {
+        self.wall + now.since(self.wall_read_at)
+    }
+
+    /// Takes in `entry`, made `age_ms` ago, if the rules allow it.
+    pub(super) fn accept(
+        &mut self,
+        now: Instant,
+        entry: VerifiedEntry,
+        age_ms: u32,
+    ) -> Result<Merged, Refusal> {
+        // What is there already needs no checks, and is what comes most often.
+        let known = self.catalog.record(&entry.id);
+        if known.is_some_and(|record| record.entry.digest() == entry.digest()) {
+            return Ok(Merged::Known);
+        }
+        if entry.network != self.network {
+            return Err(Refusal::OtherNetwork);
+        }
+        let horizon = self.wall(now) + self.max_time_drift;
+        if entry.updated_at > horizon || entry.version.started_at > horizon {
+            return Err(Refusal::FromTheFuture);
+        }
+        let age = Duration::from_millis(age_ms.into());
+        if age >= self.purge_after {
+            return Err(Refusal::Stale);
+        }
+        if self
+            .graves
+            .get(&entry.id)
+            .is_some_and(|buried| entry.version <= *buried)
+        {
+            return Err(Refusal::Stale);
+        }
+        if known.is_none() && self.catalog.len() >= PEERS_MAX {
+            return Err(Refusal::Full);
+        }
+        Ok(self.put(now + (self.purge_after - age), entry))
+    }
+
+    /// Puts in this node's own entry, made just now.
+    pub(super) fn put_own(&mut self, now: Instant, entry: VerifiedEntry) {
+        self.put(now + self.purge_after, entry);
+    }
+
+    fn put(&mut self, expires: Instant, entry: VerifiedEntry) -> Merged {
+        let id = entry.id;
+        let indexed = self.catalog.record(&id).map(|record| record.expires);
+        let merged = self.catalog.merge(entry, expires);
+        if indexed.is_none_or(|indexed| expires < indexed) {
+            self.expiry.insert((expires, id));
+        }
+        merged
+    }
+
+    /// How long ago the record's entry was made, as far as is known.
+    pub(super) fn age(&self, now: Instant, record: &Record) -> Duration {
+        self.purge_after.saturating_sub(record.expires.since(now))
+    }
+
+    /// The record as it is sent to another node.
+    pub(super) fn aged(&self, now: Instant, record: &Record) -> Aged<VerifiedEntry> {
+        let entry = record.entry.clone();
+        // Rounded up, so that an age never shrinks on its way.
+        let age_ms = self.age(now, record).as_nanos().div_ceil(1_000_000);
+        Aged {
+            entry,
+            age_ms: u32::try_from(age_ms).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// What is known of `peer`, ready to be sent, if it is in the catalog.
+    pub(super) fn aged_of(&self, now: Instant, peer: &PeerId) -> Option<Aged<VerifiedEntry>> {
+        self.catalog
+            .record(peer)
+            .map(|record| self.aged(now, record))
+    }
+
+    /// Where `peer` can be reached, if it is alive.
+    pub(super) fn address_of(&self, peer: &PeerId) -> Option<PeerAddr> {
+        let record = self.catalog.record(peer)?;
+        let entry = &record.entry;
+        (!entry.is_departed() && !entry.addresses().is_empty()).then(|| entry.address())
+    }
+
+    /// Whether an entry that is announced, of a peer that is not here, would be taken.
+    pub(super) fn may_take(&self, id: &EntryId) -> bool {
+        self.graves
+            .get(&id.peer)
+            .is_none_or(|buried| id.version > *buried)
+    }
+
+    /// When [`purge`](Self::purge) may have something to do.
+    pub(super) fn next_purge(&self) -> Instant {
+        let expiry = self
+            .expiry
+            .first()
+            .map_or(Instant::FAR_FUTURE, |(at, _)| *at);
+        let grave = self
+            .grave_queue
+            .front()
+            .map_or(Instant::FAR_FUTURE, |(at, _)| *at);
+        expiry.min(grave)
+    }
+
+    /// Takes out one entry that has reached its purge age; `None` where there is none left.
+    pub(super) fn purge(&mut self, now: Instant) -> Option<VerifiedEntry> {
+        while self
+            .grave_queue
+            .front()
+            .is_some_and(|(until, _)| *until <= now)
+        {
+            if let Some((_, peer)) = self.grave_queue.pop_front() {
+                // A later grave of the same peer has a later place in the queue.
+                if !self.grave_queue.iter().any(|(_, other)| *other == peer) {
+                    self.graves.remove(&peer);
+                }
+            }
+        }
+        while let Some((at, peer)) = self.expiry.first().copied().filter(|(at, _)| *at <= now) {
+            self.expiry.remove(&(at, peer));
+            let Some(record) = self.catalog.record(&peer) else {
+                continue;
+            };
+            if record.expires > now {
+                self.expiry.insert((record.expires, peer));
+            } else if peer == self.local {
+                // The machine was asleep; its own entry is about to be renewed.
+                self.expiry.insert((now + self.purge_after, peer));
+            } else {
+                return self.bury(now, &peer);
+            }
+        }
+        None
+    }
+
+    /// Takes out what is known of `peer`; it comes back only with a newer entry.
+    pub(super) fn bury(&mut self, now: Instant, peer: &PeerId) -> Option<VerifiedEntry> {
+        let record = self.catalog.remove(peer)?;
+        self.expiry.remove(&(record.expires, *peer));
+        if self.grave_queue.len() == GRAVES_MAX
+            && let Some((_, oldest)) = self.grave_queue.pop_front()
+        {
+            self.graves.remove(&oldest);
+        }
+        self.graves.insert(*peer, record.entry.version);
+        self.grave_queue.push_back((now + self.purge_after, *peer));
+        Some(record.entry)
+    }
+
+    pub(super) fn insert_unsigned(&mut self, entry: Arc<PeerEntry>) -> Option<Arc<PeerEntry>> {
+        self.catalog.insert_unsigned(entry)
+    }
+
+    pub(super) fn remove_unsigned(&mut self, peer: &PeerId) -> Option<Arc<PeerEntry>> {
+        self.catalog.remove_unsigned(peer)
+    }
+
+    /// Notes the smoothed round-trip time; whether that hides or shows the peer.
+    pub(super) fn set_rtt(&mut self, peer: PeerId, rtt: Duration) -> bool {
+        let was_far = self.catalog.is_far(&peer);
+        self.catalog.set_rtt(peer, rtt);
+        was_far != self.catalog.is_far(&peer)
+    }
+
+    pub(super) fn check_invariants(&self) {
+        self.catalog.check_invariants();
+        assert!(
+            self.catalog.len() <= PEERS_MAX + 1,
+            "the catalog exceeds its bound"
+        );
+        assert!(
+            self.graves.len() <= self.grave_queue.len(),
+            "a grave would never be forgotten"
+        );
+        let mut first = BTreeMap::new();
+        for (at, peer) in self.expiry.iter().rev() {
+            first.insert(*peer, *at);
+        }
+        for record in self.catalog.records(&super::Range::ALL) {
+            let place = first.get(&record.entry.id);
+            if record.entry.id == self.local {
+                continue;
+            }
+            assert!(
+                place.is_some_and(|at| *at <= record.expires),
+                "a record would never expire"
+            );
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Tests of the machine as a whole: many of them in one deterministic network.
+
+mod cluster;
+mod harness;
