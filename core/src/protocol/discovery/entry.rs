@@ -571,13 +571,14 @@ mod tests {
             let made = VerifiedEntry::sign(entry, &key).unwrap_err();
             (made.to_string(), taken.to_string())
         };
-        let cases: [(fn(&mut PeerEntry), &str); 4] = [
+        type Change = fn(&mut PeerEntry);
+        let cases: [(Change, &str); 4] = [
             (|e| e.protocol = 9, "format 9"),
             (
                 |e| {
                     e.content
                         .tags
-                        .extend((0..128).map(|i: u8| Tag::from_bytes([i; 32])))
+                        .extend((0..128).map(|i: u8| Tag::from_bytes([i; 32])));
                 },
                 "130 tags",
             ),
@@ -595,7 +596,7 @@ mod tests {
                 |e| {
                     e.content
                         .extensions
-                        .extend((0..17).map(|i| (i, Bytes::new())))
+                        .extend((0..17).map(|i| (i, Bytes::new())));
                 },
                 "17 extensions",
             ),

@@ -183,7 +183,7 @@ impl Discovery {
         self.publish_allowed_at = now + ANNOUNCE_GAP;
         if let Some(record) = self.records.aged_of(now, &self.own.id()) {
             let urgent = std::mem::take(&mut self.publish_urgently);
-            self.broadcast.push(now, &record, urgent, None);
+            self.broadcast.push(now, record, urgent, None);
         }
     }
 
@@ -202,7 +202,7 @@ impl Discovery {
     fn receive(
         &mut self,
         now: Instant,
-        record: Aged<VerifiedEntry>,
+        record: &Aged<VerifiedEntry>,
         via: Via<'_>,
     ) -> Result<(), Refusal> {
         let peer = *record.entry.id();
@@ -233,10 +233,10 @@ impl Discovery {
             Merged::Replaced(before) => urgent = self.replaced(now, &before, &record.entry),
         }
         match via {
-            Via::Neighbour(from) => self.broadcast.push(now, &record, urgent, Some(from)),
-            Via::Hand => self.broadcast.push(now, &record, urgent, None),
+            Via::Neighbour(from) => self.broadcast.push(now, record, urgent, Some(from)),
+            Via::Hand => self.broadcast.push(now, record, urgent, None),
             Via::Session(session, from) => {
-                let missed = is_missed(&record, self.missed_age());
+                let missed = is_missed(record, self.missed_age());
                 if self.sessions.count(session, missed) <= NEWS_MAX {
                     self.broadcast.announce(now, &record.entry, Some(&from));
                 }
@@ -320,7 +320,7 @@ impl Discovery {
     fn message(&mut self, now: Instant, from: PeerId, message: Message) {
         match message {
             Message::Gossip { records } => {
-                for record in records {
+                for record in &records {
                     // What is refused is not passed on; nothing else is to be done about it.
                     let _refused = self.receive(now, record, Via::Neighbour(&from));
                 }
@@ -418,7 +418,7 @@ impl Discovery {
             return;
         };
         for record in &message.records {
-            let _refused = self.receive(now, record.clone(), Via::Session(session, peer));
+            let _refused = self.receive(now, record, Via::Session(session, peer));
         }
         let missed_age = self.missed_age();
         let mut ctx = context!(self, now);
@@ -480,7 +480,7 @@ impl Discovery {
             }
             Command::Feed(entry) => {
                 let record = Aged { entry, age_ms: 0 };
-                self.receive(now, record, Via::Hand)
+                self.receive(now, &record, Via::Hand)
                     .map_err(RequestError::from)
             }
             Command::Insert(entry) => self.insert(entry),

@@ -63,7 +63,7 @@ impl Range {
             return None;
         }
         let mut prefix = self.prefix;
-        let shift = if self.nibbles % 2 == 0 { 4 } else { 0 };
+        let shift = if self.nibbles.is_multiple_of(2) { 4 } else { 0 };
         prefix[usize::from(self.nibbles / 2)] |= (nibble & 0x0f) << shift;
         Some(Self {
             nibbles: self.nibbles + 1,
@@ -74,7 +74,7 @@ impl Range {
     /// Which part `id`, an id in the range, belongs to.
     pub(super) fn part_of(&self, id: &PeerId) -> usize {
         let byte = id.as_bytes()[usize::from(self.nibbles / 2).min(31)];
-        usize::from(if self.nibbles % 2 == 0 {
+        usize::from(if self.nibbles.is_multiple_of(2) {
             byte >> 4
         } else {
             byte & 0x0f

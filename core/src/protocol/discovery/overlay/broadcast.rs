@@ -212,16 +212,16 @@ impl Broadcast {
         }
         let room = self.missing.len() < MISSING_MAX && self.asking.len() < 2 * MISSING_MAX;
         match self.missing.get_mut(&id.peer) {
-            Some(missing) if missing.version == id.version => {
-                if missing.holders.len() < HOLDERS_MAX && !missing.holders.contains(from) {
-                    missing.holders.push(*from);
-                }
-            }
-            Some(missing) if missing.version > id.version => {}
-            Some(missing) => {
+            Some(missing) if missing.version < id.version => {
                 *missing = Missing {
                     version: id.version,
                     holders: vec![*from],
+                };
+            }
+            Some(missing) => {
+                let is_holder = missing.version == id.version && !missing.holders.contains(from);
+                if is_holder && missing.holders.len() < HOLDERS_MAX {
+                    missing.holders.push(*from);
                 }
             }
             None if room => {
