@@ -102,9 +102,14 @@ fn admit(
                 return None;
             }
         };
-        let data = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
+        let data = connection
+            .handshake_data()?
+            .downcast::<HandshakeData>()
+            .ok()?;
         let name = data.protocol?;
-        let protocol = protocols.into_iter().find(|p| p.as_str().as_bytes() == name)?;
+        let protocol = protocols
+            .into_iter()
+            .find(|p| p.as_str().as_bytes() == name)?;
         let connection = QuicConnection::new(connection, protocol, close)?;
         Some(Arc::new(connection) as Arc<dyn Connection>)
     }));

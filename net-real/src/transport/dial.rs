@@ -17,7 +17,13 @@ use super::error::{Alert, LocalClose};
 use super::identity::pinned_name;
 use super::interfaces::ADDRESSES_MAX;
 
-type Attempt = BoxFuture<'static, (SocketAddr, Result<quinn::Connection, quinn::ConnectionError>)>;
+type Attempt = BoxFuture<
+    'static,
+    (
+        SocketAddr,
+        Result<quinn::Connection, quinn::ConnectionError>,
+    ),
+>;
 
 /// Connects to `peer`, see [`Endpoint::dial`](smalti_core::runtime::Endpoint::dial).
 pub(super) async fn dial(
@@ -152,7 +158,12 @@ mod tests {
 
     #[test]
     fn addresses_that_lead_nowhere_or_repeat_are_not_dialled() {
-        let addresses = ["192.0.2.1:0", "0.0.0.0:1", "192.0.2.1:1", "[::ffff:192.0.2.1]:1"];
+        let addresses = [
+            "192.0.2.1:0",
+            "0.0.0.0:1",
+            "192.0.2.1:1",
+            "[::ffff:192.0.2.1]:1",
+        ];
         let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
         assert_eq!(dialable(addresses), ["192.0.2.1:1".parse().unwrap()]);
     }

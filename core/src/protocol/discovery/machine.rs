@@ -183,7 +183,7 @@ impl Discovery {
         self.publish_allowed_at = now + ANNOUNCE_GAP;
         if let Some(record) = self.records.aged_of(now, &self.own.id()) {
             let urgent = std::mem::take(&mut self.publish_urgently);
-            self.broadcast.push(now, record, urgent, None);
+            self.broadcast.push(now, &record, urgent, None);
         }
     }
 

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 
 use super::config::Config;
 use super::entry::{
-    Content, EntryError, EntryVersion, Instance, PROTOCOL_VERSION, PeerEntry, Status, VerifiedEntry,
+    Content, EntryError, EntryVersion, PROTOCOL_VERSION, PeerEntry, Status, VerifiedEntry,
 };
 use super::io::{Identity, LocalChange};
 use super::peer_addr::{ADDRESSES_MAX, PeerAddr};
-use crate::id::{NetworkId, PeerId, SecretKey};
+use crate::id::{Instance, NetworkId, PeerId, SecretKey};
 use crate::time::{Duration, Instant, WallTime};
 
 /// How long after moving above a foreign entry of its own key a node may do so again, at first.

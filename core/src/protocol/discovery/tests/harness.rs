@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::super::*;
-use crate::id::{NetworkId, PeerId, SecretKey};
+use crate::id::{Instance, NetworkId, PeerId, SecretKey};
 use crate::protocol::Machine;
 use crate::time::{Duration, Instant, WallTime};
 
