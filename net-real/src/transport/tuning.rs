@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use quinn::congestion::CubicConfig;
 use quinn::{MtuDiscoveryConfig, TransportConfig, VarInt};
 
 /// The longest UDP payload taken, in bytes: what MTU discovery may find, and room for it to overshoot.
@@ -48,6 +49,11 @@ pub struct Tuning {
     /// Bytes sent on a connection and not acknowledged yet. Default 1 MiB: it keeps latency bounded and lets
     /// small writes gather into full packets; a path of 100 ms carries 10 MB/s with it.
     pub send_window: u32,
+    /// Bytes that may be in flight before the path has shown what it carries. Default 512 KiB, where RFC 9002
+    /// advises some 12 KiB for the open internet: probes of the MTU alone, of 6 KiB each, would fill that,
+    /// and quinn holds back even the frame that closes a connection while the window is full, so that the
+    /// peer would never learn why.
+    pub initial_window: u32,
     /// What the operating system may hold for the socket, in bytes, each way, where it permits as much.
     /// Default 4 MiB: a burst from several peers is then not lost.
     pub socket_buffer_len: usize,
@@ -65,6 +71,7 @@ impl Default for Tuning {
             stream_window: 1 << 20,
             connection_window: 16 << 20,
             send_window: 1 << 20,
+            initial_window: 512 << 10,
             socket_buffer_len: 4 << 20,
         }
     }
@@ -80,6 +87,8 @@ impl Tuning {
     pub(super) fn transport(&self) -> Result<Arc<TransportConfig>, quinn::VarIntBoundsExceeded> {
         let mut discovery = MtuDiscoveryConfig::default();
         discovery.upper_bound(MTU_MAX);
+        let mut congestion = CubicConfig::default();
+        congestion.initial_window(self.initial_window.into());
         let mut transport = TransportConfig::default();
         transport
             .max_idle_timeout(Some(self.idle_timeout.try_into()?))
@@ -91,6 +100,7 @@ impl Tuning {
             .stream_receive_window(VarInt::from_u32(self.stream_window))
             .receive_window(VarInt::from_u32(self.connection_window))
             .send_window(self.send_window.into())
+            .congestion_controller_factory(Arc::new(congestion))
             .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER_LEN))
             .datagram_send_buffer_size(DATAGRAM_BUFFER_LEN)
             .enable_segmentation_offload(true)
