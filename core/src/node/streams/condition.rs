@@ -29,7 +29,12 @@ pub struct Subscribers {
 impl Default for Subscribers {
     /// At least one, whichever.
     fn default() -> Self {
-        Self { minimum: 1, tags: BTreeSet::new(), predicates: Vec::new(), negated: false }
+        Self {
+            minimum: 1,
+            tags: BTreeSet::new(),
+            predicates: Vec::new(),
+            negated: false,
+        }
     }
 }
 
@@ -217,7 +222,11 @@ struct Edge {
 impl Edge {
     fn new(roster: Arc<Watched<Roster>>) -> Self {
         let watcher = roster.watcher();
-        Self { roster, watcher, was_met: false }
+        Self {
+            roster,
+            watcher,
+            was_met: false,
+        }
     }
 
     fn poll(&mut self, cx: &Context<'_>, is_met: impl FnOnce(&Roster) -> bool) -> Poll<()> {
@@ -238,7 +247,9 @@ impl Drop for Edge {
 
 impl fmt::Debug for Edge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Edge").field("was_met", &self.was_met).finish_non_exhaustive()
+        f.debug_struct("Edge")
+            .field("was_met", &self.was_met)
+            .finish_non_exhaustive()
     }
 }
 
@@ -257,12 +268,14 @@ mod tests {
     }
 
     fn roster(tags: &[&[&str]]) -> Roster {
-        tags.iter().enumerate().fold(Roster::default(), |mut roster, (n, tags)| {
-            let entry = entry(n as u8, tags);
-            let key = (*entry.id(), 0);
-            roster.set_subscribed_for_test(key, entry);
-            roster
-        })
+        tags.iter()
+            .enumerate()
+            .fold(Roster::default(), |mut roster, (n, tags)| {
+                let entry = entry(n as u8, tags);
+                let key = (*entry.id(), 0);
+                roster.set_subscribed_for_test(key, entry);
+                roster
+            })
     }
 
     fn is_ready(condition: &mut (impl Future<Output = ()> + Unpin)) -> bool {
@@ -295,20 +308,43 @@ mod tests {
             ("four", |c| c.minimum_of(4), false),
             ("none needed", |c| c.minimum_of(0), true),
             ("one red", |c| c.with_tags(Tag::from("red")), true),
-            ("two red", |c| c.minimum_of(2).with_tags(Tag::from("red")), true),
-            ("one red and blue", |c| c.with_tags([Tag::from("red"), Tag::from("blue")]), true),
-            ("two red and blue", |c| {
-                c.minimum_of(2).with_tags(Tag::from("red")).with_tags(Tag::from("blue"))
-            }, false),
-            ("two that are not red", |c| {
-                c.minimum_of(2).with_predicate(|entry| !entry.has_tag(&Tag::from("red")))
-            }, false),
+            (
+                "two red",
+                |c| c.minimum_of(2).with_tags(Tag::from("red")),
+                true,
+            ),
+            (
+                "one red and blue",
+                |c| c.with_tags([Tag::from("red"), Tag::from("blue")]),
+                true,
+            ),
+            (
+                "two red and blue",
+                |c| {
+                    c.minimum_of(2)
+                        .with_tags(Tag::from("red"))
+                        .with_tags(Tag::from("blue"))
+                },
+                false,
+            ),
+            (
+                "two that are not red",
+                |c| {
+                    c.minimum_of(2)
+                        .with_predicate(|entry| !entry.has_tag(&Tag::from("red")))
+                },
+                false,
+            ),
         ];
         let roster = roster(&[&["red"], &["red", "blue"], &["blue"]]);
         for (name, change, expected) in table {
             let subscribers = change(Subscribers::default());
             assert_eq!(subscribers.is_met(&roster), expected, "{name}");
-            assert_eq!(subscribers.unmet().is_met(&roster), !expected, "{name}, unmet");
+            assert_eq!(
+                subscribers.unmet().is_met(&roster),
+                !expected,
+                "{name}, unmet"
+            );
         }
     }
 

@@ -101,12 +101,18 @@ impl<D: Datum> Consumer<D> {
             let producer = delivery.from.peer;
             match D::decode(bytes) {
                 Ok(datum) => {
-                    let meta = Meta { producer, sequence, timestamp };
+                    let meta = Meta {
+                        producer,
+                        sequence,
+                        timestamp,
+                    };
                     return Poll::Ready(Some((datum, meta)));
                 }
                 Err(error) => {
                     // The types agree, so it was not sent in good faith; what else it sends is not wanted.
-                    delivery.from.report_violation(format!("datum {sequence}: {error}"));
+                    delivery
+                        .from
+                        .report_violation(format!("datum {sequence}: {error}"));
                     self.current = None;
                 }
             }
@@ -155,7 +161,9 @@ impl<D: Datum> Stream for Consumer<D> {
     type Item = D;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<D>> {
-        self.get_mut().poll_recv(cx).map(|received| received.map(|(datum, _)| datum))
+        self.get_mut()
+            .poll_recv(cx)
+            .map(|received| received.map(|(datum, _)| datum))
     }
 }
 
@@ -167,7 +175,9 @@ impl<D> Drop for Consumer<D> {
 
 impl<D> fmt::Debug for Consumer<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Consumer").field("stream", &self.stream).finish_non_exhaustive()
+        f.debug_struct("Consumer")
+            .field("stream", &self.stream)
+            .finish_non_exhaustive()
     }
 }
 
@@ -183,9 +193,25 @@ pub(super) struct Parts {
 
 impl<D> From<Parts> for Consumer<D> {
     fn from(parts: Parts) -> Self {
-        let Parts { stream, inbox, roster, events, close, runtime } = parts;
+        let Parts {
+            stream,
+            inbox,
+            roster,
+            events,
+            close,
+            runtime,
+        } = parts;
         let (current, datum) = (None, PhantomData);
-        Self { stream, inbox, current, roster, events, close, runtime, datum }
+        Self {
+            stream,
+            inbox,
+            current,
+            roster,
+            events,
+            close,
+            runtime,
+            datum,
+        }
     }
 }
 
@@ -215,7 +241,11 @@ impl<D: Datum> ConsumerBuilder<D> {
             online_when: Subscribers::default(),
             backoff: Backoff::default(),
         };
-        Self { streams, settings, datum: PhantomData }
+        Self {
+            streams,
+            settings,
+            datum: PhantomData,
+        }
     }
 
     /// Names the stream. Default: the name that follows from the datums' type.
@@ -257,10 +287,7 @@ impl<D: Datum> ConsumerBuilder<D> {
     }
 
     /// When the consumer counts as online. Default: while it is subscribed to any producer.
-    pub fn online_when(
-        mut self,
-        condition: impl FnOnce(Subscribers) -> Subscribers,
-    ) -> Self {
+    pub fn online_when(mut self, condition: impl FnOnce(Subscribers) -> Subscribers) -> Self {
         self.settings.online_when = condition(Subscribers::default());
         self
     }

@@ -40,10 +40,22 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// All that can happen around the machine.
 enum Event {
     Catalog(Catalog),
-    Began { attempt: AttemptId, accepted: Accepted },
-    Refused { attempt: AttemptId, refusal: Refusal },
-    Ended { attempt: AttemptId, code: Option<CloseCode> },
-    Missing { attempt: AttemptId, datums: u64 },
+    Began {
+        attempt: AttemptId,
+        accepted: Accepted,
+    },
+    Refused {
+        attempt: AttemptId,
+        refusal: Refusal,
+    },
+    Ended {
+        attempt: AttemptId,
+        code: Option<CloseCode>,
+    },
+    Missing {
+        attempt: AttemptId,
+        datums: u64,
+    },
     Close,
 }
 
@@ -58,7 +70,12 @@ pub(super) struct Subscription {
 
 impl Subscription {
     pub(super) fn new(peer: PeerId, counters: Arc<Counters>) -> Self {
-        Self { peer, counters, cancelled: CancellationToken::new(), lease: OnceLock::new() }
+        Self {
+            peer,
+            counters,
+            cancelled: CancellationToken::new(),
+            lease: OnceLock::new(),
+        }
     }
 
     /// Closes the connection of a producer that breaks the protocol, as only the application could find out.
@@ -85,15 +102,13 @@ pub(super) struct Start {
 }
 
 /// Starts the worker.
-pub(super) fn start(
-    tasks: &Tasks,
-    connections: &Connections,
-    discovery: &Discovery,
-    start: Start,
-) {
+pub(super) fn start(tasks: &Tasks, connections: &Connections, discovery: &Discovery, start: Start) {
     let (events, queue) = mpsc::channel(EVENTS_MAX);
     let catalog = discovery.catalog_watch();
-    tasks.spawn("watch for a consumer", watch(start.close, catalog, events.clone()));
+    tasks.spawn(
+        "watch for a consumer",
+        watch(start.close, catalog, events.clone()),
+    );
     let worker = Worker {
         tasks: tasks.clone(),
         connections: connections.clone(),
@@ -118,7 +133,9 @@ pub(super) fn start(
         closed: false,
     };
     let (driver, machine) = (tasks.clone(), start.machine);
-    tasks.spawn("consumer", async move { drive(&driver, machine, worker, queue).await });
+    tasks.spawn("consumer", async move {
+        drive(&driver, machine, worker, queue).await
+    });
 }
 
 /// Passes on what happens elsewhere.
@@ -183,7 +200,11 @@ impl Host for Worker {
             }
             Event::Ended { attempt, code } => {
                 self.attempts.remove(&attempt)?;
-                Some(Input::Lost { attempt, next: self.inbox.end(attempt), code })
+                Some(Input::Lost {
+                    attempt,
+                    next: self.inbox.end(attempt),
+                    code,
+                })
             }
             Event::Missing { attempt, datums } => Some(Input::Missing { attempt, datums }),
             Event::Close => {
@@ -205,19 +226,26 @@ impl Host for Worker {
                     subscription.cancelled.cancel();
                 }
                 let next = self.inbox.end(attempt);
-                self.follow_ups.push_back(Input::Lost { attempt, next, code: None });
+                self.follow_ups.push_back(Input::Lost {
+                    attempt,
+                    next,
+                    code: None,
+                });
             }
             Output::Event(event) => {
                 self.roster_changed = true;
                 match &event {
                     machine::Event::Subscribed { peer } => {
-                        self.since.insert(*peer, Clock::now(&**self.tasks.runtime()));
+                        self.since
+                            .insert(*peer, Clock::now(&**self.tasks.runtime()));
                     }
                     machine::Event::Unsubscribed { peer, .. } => {
                         self.since.remove(peer);
                     }
                     machine::Event::Lagged { peer, datums } => {
-                        self.counters(*peer).missing.fetch_add(*datums, Ordering::Relaxed);
+                        self.counters(*peer)
+                            .missing
+                            .fetch_add(*datums, Ordering::Relaxed);
                     }
                     machine::Event::Refused { .. } => {}
                 }
@@ -236,7 +264,11 @@ impl Host for Worker {
         if std::mem::take(&mut self.roster_changed) {
             self.publish(machine);
         }
-        if self.closed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if self.closed {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 }
 
@@ -363,11 +395,17 @@ impl Reader {
         let attempt = self.attempt;
         let event = match end {
             End::Refused(refusal) => Event::Refused { attempt, refusal },
-            End::Code(code) => Event::Ended { attempt, code: Some(code) },
+            End::Code(code) => Event::Ended {
+                attempt,
+                code: Some(code),
+            },
             End::Failed(error) => {
                 let peer = self.subscription.peer;
                 tracing::debug!(peer = %peer.short(), %error, "a subscription has failed");
-                Event::Ended { attempt, code: None }
+                Event::Ended {
+                    attempt,
+                    code: None,
+                }
             }
         };
         self.tell(event).await;
@@ -375,9 +413,14 @@ impl Reader {
 
     /// Reads until the producer ends.
     async fn read(&mut self) -> Result<(), End> {
-        let lease = self.connections.lease(self.subscription.peer, STREAMS_ALPN).await?;
+        let lease = self
+            .connections
+            .lease(self.subscription.peer, STREAMS_ALPN)
+            .await?;
         let lease = &**self.subscription.lease.get_or_init(|| Arc::new(lease));
-        let asked = self.tasks.timeout(REPLY_TIMEOUT, "reply to a subscription", self.ask(lease));
+        let asked = self
+            .tasks
+            .timeout(REPLY_TIMEOUT, "reply to a subscription", self.ask(lease));
         let Some(asked) = asked.await else {
             return Err(StreamError::Reset(CloseCode::TIMED_OUT).into());
         };
@@ -388,7 +431,11 @@ impl Reader {
             self.inbox.end(self.attempt);
             return Ok(());
         }
-        self.tell(Event::Began { attempt: self.attempt, accepted }).await;
+        self.tell(Event::Began {
+            attempt: self.attempt,
+            accepted,
+        })
+        .await;
         let mut position = Position::new(accepted.first);
         while let Some(frame) = next(&mut frames, lease).await? {
             let len = frame.len();
@@ -398,7 +445,11 @@ impl Reader {
                 .advance(segment.next_sequence(), count)
                 .map_err(|error| violation(lease, &error))?;
             if missing > 0 {
-                self.tell(Event::Missing { attempt: self.attempt, datums: missing }).await;
+                self.tell(Event::Missing {
+                    attempt: self.attempt,
+                    datums: missing,
+                })
+                .await;
             }
             let from = self.subscription.clone();
             let mut delivery = Some(Delivery { segment, from });

@@ -209,7 +209,14 @@ impl Fanout {
         let mut state = self.lock();
         state.seal();
         let segment = state.first_sealed + state.sealed.len() as u64;
-        state.cursors.insert(id, Cursor { segment, taken: 0, waker: None });
+        state.cursors.insert(
+            id,
+            Cursor {
+                segment,
+                taken: 0,
+                waker: None,
+            },
+        );
         state.next
     }
 
@@ -276,8 +283,14 @@ impl Fanout {
             return (false, Vec::new());
         }
         let oldest = state.first_sealed;
-        let waiting = state.cursors.iter().filter(|(_, cursor)| cursor.segment == oldest);
-        (true, waiting.map(|(&id, cursor)| (id, cursor.taken)).collect())
+        let waiting = state
+            .cursors
+            .iter()
+            .filter(|(_, cursor)| cursor.segment == oldest);
+        (
+            true,
+            waiting.map(|(&id, cursor)| (id, cursor.taken)).collect(),
+        )
     }
 
     /// Sets whether datums are taken in although there may be nobody to send them to.
@@ -373,7 +386,12 @@ impl State {
         let frame = self.block.split().freeze();
         self.sealed_bytes += frame.len();
         let missing = self.cursors.len();
-        self.sealed.push_back(Sealed { frame, first, count, missing });
+        self.sealed.push_back(Sealed {
+            frame,
+            first,
+            count,
+            missing,
+        });
     }
 
     /// Gives subscription `id` what is sealed, up to a batch, and the number of datums in it.
@@ -423,7 +441,10 @@ impl State {
             return Vec::new();
         }
         self.idle = 0;
-        self.cursors.values_mut().filter_map(|cursor| cursor.waker.take()).collect()
+        self.cursors
+            .values_mut()
+            .filter_map(|cursor| cursor.waker.take())
+            .collect()
     }
 }
 
@@ -504,7 +525,9 @@ mod tests {
         let fanout = online(1_000);
         (0..4).for_each(|n| assert_eq!(fanout.subscribe(id(n)), 0));
         for _ in 0..100 {
-            fanout.push(&Counting(encoded.clone()), false, WallTime::default).unwrap();
+            fanout
+                .push(&Counting(encoded.clone()), false, WallTime::default)
+                .unwrap();
         }
         let first = take(&fanout, id(0));
         assert_eq!(first.len(), 100);
@@ -523,7 +546,11 @@ mod tests {
         fanout.subscribe(id(0));
         let (wakes, waker) = counted();
         let mut frames = Vec::new();
-        assert!(fanout.poll_take(&Context::from_waker(&waker), id(0), &mut frames).is_pending());
+        assert!(
+            fanout
+                .poll_take(&Context::from_waker(&waker), id(0), &mut frames)
+                .is_pending()
+        );
         (0..100).for_each(|_| push(&fanout, "x").unwrap());
         assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
         assert_eq!(take(&fanout, id(0)).len(), 100);
@@ -540,7 +567,11 @@ mod tests {
         assert!(matches!(push(&fanout, "x"), Err(PushError::Full)));
         assert_eq!(fanout.examine(), (true, vec![(id(1), 0)]));
         let (wakes, waker) = counted();
-        assert!(fanout.poll_room(&Context::from_waker(&waker), 0).is_pending());
+        assert!(
+            fanout
+                .poll_room(&Context::from_waker(&waker), 0)
+                .is_pending()
+        );
         fanout.unsubscribe(id(1));
         assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
         assert_eq!(fanout.examine(), (false, vec![]));
@@ -582,8 +613,14 @@ mod tests {
         assert!(matches!(push(&fanout, "y"), Err(PushError::Closed)));
         let cx = Context::from_waker(Waker::noop());
         let mut frames = Vec::new();
-        assert_eq!(fanout.poll_take(&cx, id(0), &mut frames), Poll::Ready(Taken::Segments(1)));
-        assert_eq!(fanout.poll_take(&cx, id(0), &mut frames), Poll::Ready(Taken::End));
+        assert_eq!(
+            fanout.poll_take(&cx, id(0), &mut frames),
+            Poll::Ready(Taken::Segments(1))
+        );
+        assert_eq!(
+            fanout.poll_take(&cx, id(0), &mut frames),
+            Poll::Ready(Taken::End)
+        );
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::protocol::streams::{
     ConsumerNumber, HANDSHAKE_LEN_MAX, ProducerInstance, Refusal, STREAMS_ALPN, Subscribe,
     consumer as consumer_machine, producer as producer_machine,
 };
-use crate::runtime::{Alpn, Entropy};
+use crate::runtime::Alpn;
 use crate::time::Duration;
 use crate::wire::CloseCode;
 
@@ -154,7 +154,11 @@ impl Streams {
                 ProducerError::AlreadyExists(Producer::new(handle))
             } else {
                 let (existing, requested) = (existing.schema, schema);
-                ProducerError::SchemaDiffers { stream, existing, requested }
+                ProducerError::SchemaDiffers {
+                    stream,
+                    existing,
+                    requested,
+                }
             });
         }
         if registry.producers.len() >= STREAMS_MAX && !registry.producers.contains_key(&stream) {
@@ -162,7 +166,7 @@ impl Streams {
         }
         let generation = registry.generations;
         registry.generations += 1;
-        let core = self.core(stream, schema, settings.buffer_size);
+        let core = self.core(stream, settings.buffer_size);
         let instance = ProducerInstance::from_bytes(self.0.tasks.runtime().seed("producer"));
         let requests = producer_worker::start(
             &self.0.tasks,
@@ -177,22 +181,26 @@ impl Streams {
             },
         );
         let handle = Arc::new(Handle(core));
-        let registered =
-            Registered { schema, handle: Arc::downgrade(&handle), requests, generation };
+        let registered = Registered {
+            schema,
+            handle: Arc::downgrade(&handle),
+            requests,
+            generation,
+        };
         registry.producers.insert(stream, registered);
         drop(registry);
         self.0.changed.notify_one();
         Ok(Producer::new(handle))
     }
 
-    fn core(&self, stream: StreamId, schema: Digest, buffer_size: usize) -> Arc<Core> {
+    fn core(&self, stream: StreamId, buffer_size: usize) -> Arc<Core> {
         let runtime = self.0.tasks.runtime().clone();
         let retire = self.0.shutdown.child_token();
-        Arc::new(Core::new(stream, schema, buffer_size, runtime, retire))
+        Arc::new(Core::new(stream, buffer_size, runtime, retire))
     }
 
     fn ended_producer<D: Datum>(&self) -> Producer<D> {
-        let core = self.core(D::stream_id(), D::schema(), 0);
+        let core = self.core(D::stream_id(), 0);
         core.fanout.close();
         Producer::new(Arc::new(Handle(core)))
     }
@@ -256,7 +264,11 @@ impl Streams {
     /// A producer has ended, or is about to: others may take its place.
     pub(super) fn retired(&self, stream: StreamId, generation: u64) {
         let mut registry = self.registry();
-        if registry.producers.get(&stream).is_some_and(|there| there.generation == generation) {
+        if registry
+            .producers
+            .get(&stream)
+            .is_some_and(|there| there.generation == generation)
+        {
             registry.producers.remove(&stream);
             drop(registry);
             self.0.changed.notify_one();
@@ -265,7 +277,10 @@ impl Streams {
 
     fn registry(&self) -> MutexGuard<'_, Registry> {
         // Every change is whole when the lock is released, also by a panic.
-        self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Answers peers that open streams.
@@ -287,7 +302,11 @@ impl Streams {
         mut link: Link<Subscriptions>,
         permit: tokio::sync::OwnedSemaphorePermit,
     ) {
-        let asked = self.0.tasks.timeout(SUBSCRIBE_TIMEOUT, "what a peer wants", link.recv()).await;
+        let asked = self
+            .0
+            .tasks
+            .timeout(SUBSCRIBE_TIMEOUT, "what a peer wants", link.recv())
+            .await;
         let peer = link.peer();
         let (lease, mut send, _) = link.into_parts();
         let subscribe = match asked {
@@ -300,7 +319,13 @@ impl Streams {
             }
         };
         let requests = self.requests_of(&subscribe.stream);
-        let request = Request { peer, subscribe, lease, send, permit };
+        let request = Request {
+            peer,
+            subscribe,
+            lease,
+            send,
+            permit,
+        };
         let refused = match requests {
             None => Some((request, Refusal::UnknownStream)),
             Some(requests) => match requests.send(Event::Request(request)).await {
@@ -317,7 +342,10 @@ impl Streams {
     }
 
     fn requests_of(&self, stream: &StreamId) -> Option<mpsc::Sender<Event>> {
-        self.registry().producers.get(stream).map(|there| there.requests.clone())
+        self.registry()
+            .producers
+            .get(stream)
+            .map(|there| there.requests.clone())
     }
 
     /// Keeps what the node says of itself in step with what it produces.
@@ -329,11 +357,22 @@ impl Streams {
                 .registry()
                 .producers
                 .iter()
-                .map(|(&stream, there)| (stream, StreamInfo { schema: there.schema }))
+                .map(|(&stream, there)| {
+                    (
+                        stream,
+                        StreamInfo {
+                            schema: there.schema,
+                        },
+                    )
+                })
                 .collect();
-            let gone = announced.keys().filter(|stream| !produced.contains_key(stream));
+            let gone = announced
+                .keys()
+                .filter(|stream| !produced.contains_key(stream));
             let gone = gone.map(|&stream| LocalChange::RemoveStream(stream));
-            let new = produced.iter().filter(|(stream, info)| announced.get(stream) != Some(info));
+            let new = produced
+                .iter()
+                .filter(|(stream, info)| announced.get(stream) != Some(info));
             let new = new.map(|(&stream, &info)| LocalChange::SetStream(stream, info));
             let changes: Vec<LocalChange> = gone.chain(new).collect();
             for change in changes {
@@ -356,6 +395,8 @@ impl Streams {
 
 impl fmt::Debug for Streams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Streams").field("local", &self.local_id()).finish_non_exhaustive()
+        f.debug_struct("Streams")
+            .field("local", &self.local_id())
+            .finish_non_exhaustive()
     }
 }

@@ -41,7 +41,10 @@ struct State {
 
 impl Inbox {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { state: Mutex::default(), capacity: capacity.max(1) as u64 }
+        Self {
+            state: Mutex::default(),
+            capacity: capacity.max(1) as u64,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -82,7 +85,9 @@ impl Inbox {
             return Poll::Ready(());
         };
         let datums = u64::from(delivery.segment.left());
-        state.positions.insert(attempt, delivery.segment.next_sequence() + datums);
+        state
+            .positions
+            .insert(attempt, delivery.segment.next_sequence() + datums);
         state.datums += datums;
         state.bytes += delivery.segment.len();
         state.deliveries.push_back(delivery);
@@ -123,7 +128,10 @@ impl Inbox {
         let readers = std::mem::take(&mut state.readers);
         let application = state.application.take();
         drop(state);
-        readers.into_values().chain(application).for_each(Waker::wake);
+        readers
+            .into_values()
+            .chain(application)
+            .for_each(Waker::wake);
     }
 }
 
@@ -147,7 +155,10 @@ mod tests {
         }
         writer.seal(&mut out);
         let segment = Segment::parse(out.freeze().split_off(FRAME_HEADER_LEN)).unwrap();
-        let from = Arc::new(Subscription::new(PeerId::from_bytes([0; 32]), Arc::default()));
+        let from = Arc::new(Subscription::new(
+            PeerId::from_bytes([0; 32]),
+            Arc::default(),
+        ));
         Some(Delivery { segment, from })
     }
 
@@ -172,7 +183,10 @@ mod tests {
         assert!(!push(&inbox, delivery(12, 6)));
         assert_eq!(take(&inbox), Some(0));
         assert!(push(&inbox, delivery(12, 6)));
-        assert_eq!((take(&inbox), take(&inbox), take(&inbox)), (Some(6), Some(12), None));
+        assert_eq!(
+            (take(&inbox), take(&inbox), take(&inbox)),
+            (Some(6), Some(12), None)
+        );
         assert_eq!(inbox.end(ATTEMPT), Some(18));
     }
 

@@ -19,7 +19,7 @@ use super::handle::Streams;
 use super::roster::{Roster, Stats};
 use super::watched::Watched;
 use crate::datum::Datum;
-use crate::id::{Digest, PeerId, StreamId};
+use crate::id::{PeerId, StreamId};
 use crate::protocol::discovery::PeerEntry;
 use crate::protocol::streams::producer::{Config, Event};
 use crate::runtime::{Clock, Runtime};
@@ -55,7 +55,6 @@ impl Drop for Handle {
 /// What the handles of a producer, its worker and its writers share.
 pub(super) struct Core {
     pub(super) stream: StreamId,
-    pub(super) schema: Digest,
     pub(super) fanout: Fanout,
     pub(super) roster: Arc<Watched<Roster>>,
     pub(super) events: broadcast::Sender<Event>,
@@ -68,7 +67,6 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(
         stream: StreamId,
-        schema: Digest,
         buffer_size: usize,
         runtime: Arc<dyn Runtime>,
         retire: CancellationToken,
@@ -76,7 +74,6 @@ impl Core {
         let (events, _) = broadcast::channel(super::events::BACKLOG);
         Self {
             stream,
-            schema,
             fanout: Fanout::new(buffer_size),
             roster: Arc::new(Watched::new(Roster::default())),
             events,
@@ -90,7 +87,12 @@ impl Core {
 impl<D: Datum> Producer<D> {
     pub(super) fn new(handle: Arc<Handle>) -> Self {
         let sender = handle.0.senders.fetch_add(1, Ordering::Relaxed);
-        Self { handle, sender, closed: false, datum: PhantomData }
+        Self {
+            handle,
+            sender,
+            closed: false,
+            datum: PhantomData,
+        }
     }
 
     /// Sends `datum` if that is possible at once.
@@ -106,13 +108,17 @@ impl<D: Datum> Producer<D> {
             PushError::Full => TrySendError::Full(datum),
             PushError::Closed => TrySendError::Closed(datum),
             PushError::Encode(error) => TrySendError::Encode { datum, error },
-            PushError::TooLarge(error) => TrySendError::TooLarge { datum, len: error.len },
+            PushError::TooLarge(error) => TrySendError::TooLarge {
+                datum,
+                len: error.len,
+            },
         })
     }
 
     fn push(&self, datum: &D, force: bool) -> Result<(), PushError> {
         let core = self.core();
-        core.fanout.push(datum, force, || Clock::wall(&*core.runtime))
+        core.fanout
+            .push(datum, force, || Clock::wall(&*core.runtime))
     }
 }
 
@@ -164,7 +170,10 @@ impl<D: Datum> Sink<D> for Producer<D> {
         if self.closed {
             return Poll::Ready(Err(SendError::Closed));
         }
-        self.core().fanout.poll_room(cx, self.sender).map_err(|_| SendError::Closed)
+        self.core()
+            .fanout
+            .poll_room(cx, self.sender)
+            .map_err(|_| SendError::Closed)
     }
 
     fn start_send(self: Pin<&mut Self>, datum: D) -> Result<(), SendError> {
@@ -210,7 +219,9 @@ impl<D> Drop for Producer<D> {
 
 impl<D> fmt::Debug for Producer<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Producer").field("stream", &self.stream_id()).finish_non_exhaustive()
+        f.debug_struct("Producer")
+            .field("stream", &self.stream_id())
+            .finish_non_exhaustive()
     }
 }
 
@@ -240,7 +251,11 @@ impl<D: Datum> ProducerBuilder<D> {
             online_when: Subscribers::default(),
             config: Config::default(),
         };
-        Self { streams, settings, datum: PhantomData }
+        Self {
+            streams,
+            settings,
+            datum: PhantomData,
+        }
     }
 
     /// Names the stream. Default: the name that follows from the datums' type.
@@ -260,10 +275,7 @@ impl<D: Datum> ProducerBuilder<D> {
     }
 
     /// The same as [`require`](Self::require).
-    pub fn accept_if(
-        self,
-        predicate: impl Fn(&PeerEntry) -> bool + Send + Sync + 'static,
-    ) -> Self {
+    pub fn accept_if(self, predicate: impl Fn(&PeerEntry) -> bool + Send + Sync + 'static) -> Self {
         self.require(predicate)
     }
 
@@ -289,10 +301,7 @@ impl<D: Datum> ProducerBuilder<D> {
 
     /// When datums can be sent. Default: while anybody is subscribed. With a minimum of zero, datums that
     /// nobody consumes are sent to nobody.
-    pub fn online_when(
-        mut self,
-        condition: impl FnOnce(Subscribers) -> Subscribers,
-    ) -> Self {
+    pub fn online_when(mut self, condition: impl FnOnce(Subscribers) -> Subscribers) -> Self {
         self.settings.online_when = condition(Subscribers::default());
         self
     }

@@ -89,7 +89,14 @@ pub(super) struct Start {
 /// Starts the worker; gives the way to hand in requests.
 pub(super) fn start(tasks: &Tasks, discovery: &Discovery, start: Start) -> mpsc::Sender<Event> {
     let (events, queue) = mpsc::channel(EVENTS_MAX);
-    let Start { core, machine, predicates, online_when, generation, streams } = start;
+    let Start {
+        core,
+        machine,
+        predicates,
+        online_when,
+        generation,
+        streams,
+    } = start;
     tasks.spawn(
         "watch for a producer",
         watch(core.clone(), discovery.catalog_watch(), events.clone()),
@@ -115,7 +122,9 @@ pub(super) fn start(tasks: &Tasks, discovery: &Discovery, start: Start) -> mpsc:
         ended: false,
     };
     let driver = tasks.clone();
-    tasks.spawn("producer", async move { drive(&driver, machine, worker, queue).await });
+    tasks.spawn("producer", async move {
+        drive(&driver, machine, worker, queue).await
+    });
     events
 }
 
@@ -199,7 +208,9 @@ impl Host for Worker {
                     return None;
                 }
                 let peers = self.live.values().map(|live| live.peer);
-                Some(Input::Verdicts(peers.map(|peer| (peer, self.accepts(&peer))).collect()))
+                Some(Input::Verdicts(
+                    peers.map(|peer| (peer, self.accepts(&peer))).collect(),
+                ))
             }
             Event::QueueFull => Some(Input::QueueFull),
             Event::Retire => Some(Input::Retire),
@@ -259,7 +270,11 @@ impl Host for Worker {
             self.core.fanout.set_online(online);
             self.core.roster.set(self.roster.clone());
         }
-        if self.ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if self.ended {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 }
 
@@ -288,7 +303,13 @@ impl Worker {
         };
         self.roster.set(key(peer, id), line);
         self.roster_changed = true;
-        self.live.insert(id, Live { peer, end: end.clone() });
+        self.live.insert(
+            id,
+            Live {
+                peer,
+                end: end.clone(),
+            },
+        );
         let writer = Writer {
             tasks: self.tasks.clone(),
             core: self.core.clone(),
@@ -369,7 +390,8 @@ impl Writer {
                 written = 0;
                 match self.core.fanout.poll_take(cx, self.id, &mut chunks) {
                     Poll::Ready(Taken::Segments(datums)) => {
-                        self.counters.add(datums, chunks.iter().map(Bytes::len).sum());
+                        self.counters
+                            .add(datums, chunks.iter().map(Bytes::len).sum());
                     }
                     Poll::Ready(Taken::End) => return Poll::Ready(Ok(())),
                     // Nothing to write, so that only this tells that the consumer has left.
@@ -388,7 +410,10 @@ impl Writer {
         .await?;
         self.send.finish();
         let taken = poll_fn(|cx| self.send.poll_stopped(cx));
-        let _ = self.tasks.timeout(FAREWELL_TIMEOUT, "end of a stream", taken).await;
+        let _ = self
+            .tasks
+            .timeout(FAREWELL_TIMEOUT, "end of a stream", taken)
+            .await;
         Ok(())
     }
 }

@@ -96,11 +96,19 @@ impl Roster {
         for (key, line) in &self.lines {
             let known = line.entry.as_ref().map(|entry| entry.version());
             if catalog.get(&key.0).map(PeerEntry::version) != known {
-                changed.push((*key, Line { entry: entry(catalog, &key.0), ..line.clone() }));
+                changed.push((
+                    *key,
+                    Line {
+                        entry: entry(catalog, &key.0),
+                        ..line.clone()
+                    },
+                ));
             }
         }
         let any = !changed.is_empty();
-        changed.into_iter().for_each(|(key, line)| self.set(key, line));
+        changed
+            .into_iter()
+            .for_each(|(key, line)| self.set(key, line));
         any
     }
 
@@ -119,7 +127,15 @@ impl Roster {
     #[cfg(test)]
     pub(super) fn set_subscribed_for_test(&mut self, key: Key, entry: Arc<PeerEntry>) {
         let state = SubscriptionState::Subscribed;
-        self.set(key, Line { entry: Some(entry), state, since: None, counters: Arc::default() });
+        self.set(
+            key,
+            Line {
+                entry: Some(entry),
+                state,
+                since: None,
+                counters: Arc::default(),
+            },
+        );
     }
 }
 
@@ -214,8 +230,20 @@ pub struct SubscriptionStats {
 
 impl fmt::Display for SubscriptionStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { peer, state, datums, bytes, lagged, uptime } = self;
-        write!(f, "{} {state}, {datums} datums, {}", peer.short(), Size(*bytes))?;
+        let Self {
+            peer,
+            state,
+            datums,
+            bytes,
+            lagged,
+            uptime,
+        } = self;
+        write!(
+            f,
+            "{} {state}, {datums} datums, {}",
+            peer.short(),
+            Size(*bytes)
+        )?;
         if *lagged > 0 {
             write!(f, ", {lagged} missed")?;
         }

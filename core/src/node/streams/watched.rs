@@ -16,7 +16,11 @@ struct Inner<T> {
 
 impl<T: Clone> Watched<T> {
     pub(super) const fn new(value: T) -> Self {
-        Self(Mutex::new(Inner { value, wakers: BTreeMap::new(), watchers: 0 }))
+        Self(Mutex::new(Inner {
+            value,
+            wakers: BTreeMap::new(),
+            watchers: 0,
+        }))
     }
 
     pub(super) fn get(&self) -> T {
