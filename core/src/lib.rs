@@ -10,8 +10,9 @@
 //! | [`wire`] | codec, frames, limits, close codes, the hello of every connection |
 //! | [`id`] | digests, identifiers, keys |
 //! | [`time`] | the monotonic and the wall clock's readings |
+//! | [`datum`], [`schema`] | what travels in streams, and fingerprints of its type |
 //!
-//! For applications: [`network`], [`discovery`], [`primitives`].
+//! For applications: [`network`], [`discovery`], [`streams`], [`primitives`].
 
 pub mod datum;
 pub mod id;
@@ -25,7 +26,9 @@ pub mod time;
 pub mod wire;
 
 pub use bytes::Bytes;
+pub use datum::{Datum, Raw};
 pub use id::{Digest, GroupId, NetworkId, PeerId, SecretKey, StoreId, StreamId, Tag, UniqueId};
+pub use node::streams::{Consumer, Producer};
 pub use node::{Network, NetworkBuilder};
 
 /// The node: entry point, identity, links.
@@ -43,6 +46,21 @@ pub mod discovery {
         Catalog, Config, ConfigBuilder, ConfigError, EntryError, EntryVersion, Event, GroupInfo,
         PeerAddr, PeerEntry, RequestError, SignedPeerEntry, StreamInfo, Ticket, VerifiedEntry,
     };
+}
+
+/// Typed datums, from producers to the consumers that find them.
+pub mod streams {
+    pub use crate::datum::{Datum, DecodeError, EncodeError, Raw};
+    pub use crate::node::discovery::EventsLagged;
+    pub use crate::node::streams::{
+        Consumer, ConsumerBuilder, ConsumerError, Events, Meta, Online, Producer, ProducerBuilder,
+        ProducerError, SendError, Stats, Streams, Subscribed, Subscribers, SubscriptionState,
+        SubscriptionStats, TryRecvError, TrySendError, When,
+    };
+    pub use crate::protocol::streams::consumer::Event as ConsumerEvent;
+    pub use crate::protocol::streams::producer::Event as ProducerEvent;
+    pub use crate::protocol::streams::segment::DATUM_LEN_MAX;
+    pub use crate::protocol::streams::{Backoff, BackoffError, Refusal};
 }
 
 /// What the other modules are built of.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::connections::{Connections, LocalIdentity, Protocols};
 use super::discovery::{self, CatalogSync, Gossip};
 use super::network::{Error, Network, Parts};
+use super::streams::{self, Subscriptions};
 use super::tasks::Tasks;
 use crate::id::{Instance, NetworkId, SecretKey};
 use crate::protocol::discovery::{ConfigBuilder, Identity, LocalChange};
@@ -81,6 +82,7 @@ impl NetworkBuilder {
             gossip: protocols.listen::<Gossip>(),
             catalog: protocols.listen::<CatalogSync>(),
         };
+        let subscriptions = protocols.listen::<Subscriptions>();
         let endpoint = runtime
             .bind(EndpointConfig {
                 secret_key: secret_key.clone(),
@@ -106,6 +108,8 @@ impl NetworkBuilder {
         let departure_window = config.graceful_departure_window;
         let discovery = discovery::start(&tasks, &connections, listeners, identity, config);
 
+        let streams = streams::start(&tasks, &connections, &discovery, subscriptions);
+
         let (changed, to_announce) = (endpoint.clone(), discovery.clone());
         tasks.spawn("announce addresses", async move {
             loop {
@@ -122,6 +126,7 @@ impl NetworkBuilder {
             endpoint,
             connections,
             discovery,
+            streams,
             tasks,
             departure_window,
         }))

@@ -8,6 +8,7 @@ mod driver;
 mod framed;
 mod link;
 mod network;
+pub mod streams;
 mod tasks;
 
 pub use builder::NetworkBuilder;

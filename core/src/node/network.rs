@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connections::Connections;
 use super::discovery::Discovery;
+use super::streams::Streams;
 use super::tasks::Tasks;
 use crate::id::{NetworkId, PeerId, SecretKey};
 use crate::protocol::discovery::PeerAddr;
@@ -28,6 +29,7 @@ struct Handle {
     network: NetworkId,
     local: Local,
     discovery: Discovery,
+    streams: Streams,
     connections: Connections,
     depart: CancellationToken,
     departed: watch::Receiver<bool>,
@@ -58,6 +60,7 @@ pub(super) struct Parts {
     pub(super) endpoint: Arc<dyn Endpoint>,
     pub(super) connections: Connections,
     pub(super) discovery: Discovery,
+    pub(super) streams: Streams,
     pub(super) tasks: Tasks,
     pub(super) departure_window: Duration,
 }
@@ -75,6 +78,7 @@ impl Network {
         let supervisor = Supervisor {
             tasks: parts.tasks.clone(),
             discovery: parts.discovery.clone(),
+            streams: parts.streams.clone(),
             connections: parts.connections.clone(),
             departure_window: parts.departure_window,
         };
@@ -92,6 +96,7 @@ impl Network {
             network: parts.network,
             local,
             discovery: parts.discovery,
+            streams: parts.streams,
             connections: parts.connections,
             depart,
             departed,
@@ -114,6 +119,12 @@ impl Network {
     #[must_use]
     pub fn discovery(&self) -> &Discovery {
         &self.0.discovery
+    }
+
+    /// Produces and consumes streams of datums.
+    #[must_use]
+    pub fn streams(&self) -> &Streams {
+        &self.0.streams
     }
 
     /// How often peers have broken a protocol since the node's start; each time their connection was closed.
@@ -148,16 +159,29 @@ impl std::fmt::Debug for Network {
 struct Supervisor {
     tasks: Tasks,
     discovery: Discovery,
+    streams: Streams,
     connections: Connections,
     departure_window: Duration,
 }
 
 impl Supervisor {
     async fn shut_down(self) {
+        // Streams first, so that who consumes has got all by the time it hears of the departure; each has its
+        // half of the window, so that a consumer that does not take its datums cannot stop the farewell.
+        let window = self.departure_window / 2;
+        let streams = self.streams.shut_down();
+        if self
+            .tasks
+            .timeout(window, "end of streams", streams)
+            .await
+            .is_none()
+        {
+            tracing::debug!("not all consumers took what was sent in time");
+        }
         let leave = self.discovery.leave();
         if self
             .tasks
-            .timeout(self.departure_window, "departure", leave)
+            .timeout(window, "departure", leave)
             .await
             .is_none()
         {

@@ -50,6 +50,8 @@ pub enum SegmentError {
 #[derive(Debug)]
 pub struct SegmentWriter {
     start: usize,
+    /// Where its last datum ends: what lies beyond was left by an encoding that panicked.
+    end: usize,
     first: u64,
     count: u32,
 }
@@ -65,6 +67,7 @@ impl SegmentWriter {
         out.put_u64_le(at.as_micros());
         Self {
             start,
+            end: out.len(),
             first,
             count: 0,
         }
@@ -82,6 +85,7 @@ impl SegmentWriter {
         out: &mut BytesMut,
         encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
     ) -> Result<(), E> {
+        out.truncate(self.end);
         let header = out.len();
         out.put_u32_le(0);
         let start = out.len();
@@ -98,6 +102,7 @@ impl SegmentWriter {
         match encoded {
             Ok(field) => {
                 out[header..start].copy_from_slice(&field.to_le_bytes());
+                self.end = out.len();
                 self.count += 1;
                 Ok(())
             }
@@ -120,14 +125,26 @@ impl SegmentWriter {
         self.first
     }
 
+    /// Whether it has no datum.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// The bytes of its frame so far.
     #[must_use]
-    pub fn len(&self, out: &BytesMut) -> usize {
-        out.len() - self.start
+    pub const fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Takes it away from the end of `out`.
+    pub fn abandon(self, out: &mut BytesMut) {
+        out.truncate(self.start);
     }
 
     /// Completes it: what begins at its start in `out` is then one frame.
     pub fn seal(self, out: &mut BytesMut) {
+        out.truncate(self.end);
         let len = (out.len() - self.start - FRAME_HEADER_LEN) as u32;
         let frame = &mut out[self.start..];
         frame[..4].copy_from_slice(&len.to_le_bytes());

@@ -1,0 +1,31 @@
+//! Events of producers and consumers.
+
+use tokio::sync::broadcast;
+
+use crate::node::discovery::EventsLagged;
+
+/// Events kept for who does not take them in time.
+pub(super) const BACKLOG: usize = 100;
+
+/// What happens to a producer or consumer, in order.
+#[derive(Debug)]
+pub struct Events<E>(broadcast::Receiver<E>);
+
+impl<E: Clone> Events<E> {
+    pub(super) fn new(sender: &broadcast::Sender<E>) -> Self {
+        Self(sender.subscribe())
+    }
+
+    /// The next event, or `None` once the producer or consumer has ended. Cancellation safe.
+    ///
+    /// # Errors
+    /// [`EventsLagged`] in the place of events that were dropped, because more than 100 were not taken; the
+    /// next call goes on with the oldest kept.
+    pub async fn recv(&mut self) -> Result<Option<E>, EventsLagged> {
+        match self.0.recv().await {
+            Ok(event) => Ok(Some(event)),
+            Err(broadcast::error::RecvError::Closed) => Ok(None),
+            Err(broadcast::error::RecvError::Lagged(count)) => Err(EventsLagged(count)),
+        }
+    }
+}

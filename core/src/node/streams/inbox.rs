@@ -1,0 +1,215 @@
+//! The queue of a consumer: segments of all its producers, in the order of their arrival.
+//!
+//! Who reads from a producer waits here while the queue is full, so that the connection's flow control holds
+//! the producer back. Datums are decoded when the application takes them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use super::consumer_worker::Subscription;
+use crate::protocol::streams::consumer::AttemptId;
+use crate::protocol::streams::segment::Segment;
+
+/// The most bytes in the queue, however few datums they are. One segment is always taken.
+const INBOX_BYTES_MAX: usize = 64 * 1_024 * 1_024;
+
+/// A segment, and who has sent it.
+pub(super) struct Delivery {
+    pub(super) segment: Segment,
+    pub(super) from: Arc<Subscription>,
+}
+
+pub(super) struct Inbox {
+    state: Mutex<State>,
+    /// The datums above which nothing more is taken in.
+    capacity: u64,
+}
+
+#[derive(Default)]
+struct State {
+    deliveries: VecDeque<Delivery>,
+    datums: u64,
+    bytes: usize,
+    application: Option<Waker>,
+    /// Subscriptions that put in datums, with the sequence number that is due.
+    positions: BTreeMap<AttemptId, u64>,
+    /// Who waits for room.
+    readers: BTreeMap<AttemptId, Waker>,
+    closed: bool,
+}
+
+impl Inbox {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            capacity: capacity.max(1) as u64,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is whole when the lock is released, also by a panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a subscription put in datums, of which the one with the sequence number `first` is due.
+    pub(super) fn begin(&self, attempt: AttemptId, first: u64) {
+        self.lock().positions.insert(attempt, first);
+    }
+
+    /// Takes in nothing more of a subscription; gives the sequence number that was due, where it had begun.
+    pub(super) fn end(&self, attempt: AttemptId) -> Option<u64> {
+        let mut state = self.lock();
+        state.readers.remove(&attempt);
+        state.positions.remove(&attempt)
+    }
+
+    /// Puts in what `delivery` holds, once there is room. What comes of a subscription that has ended is
+    /// dropped.
+    pub(super) fn poll_push(
+        &self,
+        cx: &Context<'_>,
+        attempt: AttemptId,
+        delivery: &mut Option<Delivery>,
+    ) -> Poll<()> {
+        let mut state = self.lock();
+        if state.closed || !state.positions.contains_key(&attempt) {
+            *delivery = None;
+            return Poll::Ready(());
+        }
+        if state.datums >= self.capacity || state.bytes >= INBOX_BYTES_MAX {
+            state.readers.insert(attempt, cx.waker().clone());
+            return Poll::Pending;
+        }
+        let Some(delivery) = delivery.take() else {
+            return Poll::Ready(());
+        };
+        let datums = u64::from(delivery.segment.left());
+        state
+            .positions
+            .insert(attempt, delivery.segment.next_sequence() + datums);
+        state.datums += datums;
+        state.bytes += delivery.segment.len();
+        state.deliveries.push_back(delivery);
+        let application = state.application.take();
+        drop(state);
+        if let Some(application) = application {
+            application.wake();
+        }
+        Poll::Ready(())
+    }
+
+    /// The oldest segment; `None` once the consumer is closed and all has been taken.
+    pub(super) fn poll_take(&self, cx: &Context<'_>) -> Poll<Option<Delivery>> {
+        let mut state = self.lock();
+        let Some(delivery) = state.deliveries.pop_front() else {
+            if state.closed {
+                return Poll::Ready(None);
+            }
+            state.application = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        state.datums -= u64::from(delivery.segment.left());
+        state.bytes -= delivery.segment.len();
+        let readers = if state.datums < self.capacity && state.bytes < INBOX_BYTES_MAX {
+            std::mem::take(&mut state.readers)
+        } else {
+            BTreeMap::new()
+        };
+        drop(state);
+        readers.into_values().for_each(Waker::wake);
+        Poll::Ready(Some(delivery))
+    }
+
+    /// Takes in nothing more. What is there can still be taken.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let readers = std::mem::take(&mut state.readers);
+        let application = state.application.take();
+        drop(state);
+        readers
+            .into_values()
+            .chain(application)
+            .for_each(Waker::wake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::id::PeerId;
+    use crate::protocol::streams::segment::{DatumTooLarge, SegmentWriter};
+    use crate::time::WallTime;
+    use crate::wire::FRAME_HEADER_LEN;
+
+    const ATTEMPT: AttemptId = AttemptId(0);
+
+    fn delivery(first: u64, datums: usize) -> Option<Delivery> {
+        let mut out = BytesMut::new();
+        let mut writer = SegmentWriter::begin(&mut out, first, WallTime::default());
+        for _ in 0..datums {
+            writer.push::<DatumTooLarge>(&mut out, |_| Ok(())).unwrap();
+        }
+        writer.seal(&mut out);
+        let segment = Segment::parse(out.freeze().split_off(FRAME_HEADER_LEN)).unwrap();
+        let from = Arc::new(Subscription::new(
+            PeerId::from_bytes([0; 32]),
+            Arc::default(),
+        ));
+        Some(Delivery { segment, from })
+    }
+
+    fn push(inbox: &Inbox, mut delivery: Option<Delivery>) -> bool {
+        let cx = Context::from_waker(Waker::noop());
+        inbox.poll_push(&cx, ATTEMPT, &mut delivery).is_ready()
+    }
+
+    fn take(inbox: &Inbox) -> Option<u64> {
+        match inbox.poll_take(&Context::from_waker(Waker::noop())) {
+            Poll::Ready(Some(delivery)) => Some(delivery.segment.next_sequence()),
+            Poll::Ready(None) | Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn readers_wait_while_the_application_does_not_take() {
+        let inbox = Inbox::new(10);
+        inbox.begin(ATTEMPT, 0);
+        assert!(push(&inbox, delivery(0, 6)));
+        assert!(push(&inbox, delivery(6, 6)));
+        assert!(!push(&inbox, delivery(12, 6)));
+        assert_eq!(take(&inbox), Some(0));
+        assert!(push(&inbox, delivery(12, 6)));
+        assert_eq!(
+            (take(&inbox), take(&inbox), take(&inbox)),
+            (Some(6), Some(12), None)
+        );
+        assert_eq!(inbox.end(ATTEMPT), Some(18));
+    }
+
+    #[test]
+    fn nothing_comes_of_a_subscription_that_has_ended() {
+        let inbox = Inbox::new(10);
+        assert_eq!(inbox.end(ATTEMPT), None);
+        inbox.begin(ATTEMPT, 3);
+        assert!(push(&inbox, delivery(3, 1)));
+        assert_eq!(inbox.end(ATTEMPT), Some(4));
+        assert!(push(&inbox, delivery(4, 1)));
+        assert_eq!((take(&inbox), take(&inbox)), (Some(3), None));
+    }
+
+    #[test]
+    fn what_is_there_can_be_taken_after_the_end() {
+        let inbox = Inbox::new(10);
+        inbox.begin(ATTEMPT, 0);
+        assert!(push(&inbox, delivery(0, 1)));
+        inbox.close();
+        assert!(push(&inbox, delivery(1, 1)));
+        assert_eq!(take(&inbox), Some(0));
+        let cx = Context::from_waker(Waker::noop());
+        assert!(matches!(inbox.poll_take(&cx), Poll::Ready(None)));
+    }
+}

@@ -1,0 +1,28 @@
+//! Streams on a node: workers that run the machines, queues that datums go through, and the handles.
+//!
+//! The way of a datum: encoded once into the [fan-out](fanout) queue of its producer, written from there to each
+//! consumer by a task of its own, read on the other node into the consumer's [inbox](inbox), and decoded when
+//! the application takes it. Each queue is bounded, and each waits for the next: an application that does not
+//! take its datums is felt by the producer.
+
+mod condition;
+mod consumer;
+mod consumer_worker;
+mod error;
+mod events;
+mod fanout;
+mod handle;
+mod inbox;
+mod producer;
+mod producer_worker;
+mod roster;
+mod watched;
+
+pub use condition::{Online, Subscribed, Subscribers, When};
+pub use consumer::{Consumer, ConsumerBuilder, Meta};
+pub use error::{ConsumerError, ProducerError, SendError, TryRecvError, TrySendError};
+pub use events::Events;
+pub use handle::Streams;
+pub(crate) use handle::{Subscriptions, start};
+pub use producer::{Producer, ProducerBuilder};
+pub use roster::{Stats, SubscriptionState, SubscriptionStats};
