@@ -65,12 +65,24 @@ impl Control {
     pub fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + use<> {
         let (run, until) = (self.0.clone(), self.0.lock().now + duration);
         // The script is asked at every step.
-        poll_fn(move |_| if run.lock().now >= until { Poll::Ready(()) } else { Poll::Pending })
+        poll_fn(move |_| {
+            if run.lock().now >= until {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
     }
 
     /// Completes once `holds` does, which is asked at every step.
     pub fn wait_until(&self, mut holds: impl FnMut() -> bool) -> impl Future<Output = ()> {
-        poll_fn(move |_| if holds() { Poll::Ready(()) } else { Poll::Pending })
+        poll_fn(move |_| {
+            if holds() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
     }
 
     /// The hosts on both sides do not reach each other any more.
@@ -100,12 +112,16 @@ impl Control {
 
     /// The hosts lose all that is not on their disks, and nobody is told.
     pub fn crash(&self, hosts: impl HostNames) {
-        self.nodes(&hosts).into_iter().for_each(|node| self.ask(Fault::Crash(node)));
+        self.nodes(&hosts)
+            .into_iter()
+            .for_each(|node| self.ask(Fault::Crash(node)));
     }
 
     /// The crashed hosts start again, and their applications from the beginning.
     pub fn restart(&self, hosts: impl HostNames) {
-        self.nodes(&hosts).into_iter().for_each(|node| self.ask(Fault::Restart(node)));
+        self.nodes(&hosts)
+            .into_iter()
+            .for_each(|node| self.ask(Fault::Restart(node)));
     }
 
     /// The hosts stand still; their clocks run on.
@@ -113,22 +129,30 @@ impl Control {
     /// What stands still is the node and its application's main task. A task that the application has
     /// spawned by itself goes on until it waits for the node.
     pub fn pause(&self, hosts: impl HostNames) {
-        self.nodes(&hosts).into_iter().for_each(|node| self.ask(Fault::Pause(node)));
+        self.nodes(&hosts)
+            .into_iter()
+            .for_each(|node| self.ask(Fault::Pause(node)));
     }
 
     /// The paused hosts go on.
     pub fn resume(&self, hosts: impl HostNames) {
-        self.nodes(&hosts).into_iter().for_each(|node| self.ask(Fault::Resume(node)));
+        self.nodes(&hosts)
+            .into_iter()
+            .for_each(|node| self.ask(Fault::Resume(node)));
     }
 
     /// The clocks of the hosts run fast by parts per million from now on, or slow where negative.
     pub fn drift(&self, hosts: impl HostNames, ppm: i32) {
-        self.nodes(&hosts).into_iter().for_each(|node| self.ask(Fault::Drift(node, ppm)));
+        self.nodes(&hosts)
+            .into_iter()
+            .for_each(|node| self.ask(Fault::Drift(node, ppm)));
     }
 
     /// The wall clocks of the hosts are set forward by microseconds, or back where negative.
     pub fn jump(&self, hosts: impl HostNames, micros: i64) {
-        self.nodes(&hosts).into_iter().for_each(|node| self.ask(Fault::Jump(node, micros)));
+        self.nodes(&hosts)
+            .into_iter()
+            .for_each(|node| self.ask(Fault::Jump(node, micros)));
     }
 
     /// The network treats all packets so from now on.
@@ -140,7 +164,8 @@ impl Control {
     pub fn path(&self, from: impl HostNames, to: impl HostNames, links: LinkFaults) {
         let to = self.nodes(&to);
         for from in self.nodes(&from) {
-            to.iter().for_each(|to| self.ask(Fault::Path(from, *to, links)));
+            to.iter()
+                .for_each(|to| self.ask(Fault::Path(from, *to, links)));
         }
     }
 
@@ -168,7 +193,11 @@ impl Control {
         let mut state = self.0.lock();
         let now = state.now;
         let everywhere = NodeIndex(u32::MAX);
-        state.trace.record(now, everywhere, EventKind::Note, digest(text), || text.to_owned());
+        state
+            .trace
+            .record(now, everywhere, EventKind::Note, digest(text), || {
+                text.to_owned()
+            });
     }
 
     fn ask(&self, fault: Fault) {
@@ -182,7 +211,12 @@ impl Control {
     }
 
     fn node(&self, name: &str) -> NodeIndex {
-        let place = self.0.lock().hosts.iter().position(|host| &*host.name == name);
+        let place = self
+            .0
+            .lock()
+            .hosts
+            .iter()
+            .position(|host| &*host.name == name);
         let place = place.and_then(|place| u32::try_from(place).ok());
         NodeIndex(place.unwrap_or_else(|| panic!("no host is named {name:?}")))
     }

@@ -17,7 +17,11 @@ pub struct SimulationError {
 
 impl fmt::Display for SimulationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "seed {}, after {} s: {}", self.report.seed, self.report.time, self.cause)
+        write!(
+            f,
+            "seed {}, after {} s: {}",
+            self.report.seed, self.report.time, self.cause
+        )
     }
 }
 

@@ -38,11 +38,16 @@ impl PanicWatch {
                 previous(info);
             }));
         });
-        Self { outer: WATCHED.with(|watched| watched.replace(Some(None))) }
+        Self {
+            outer: WATCHED.with(|watched| watched.replace(Some(None))),
+        }
     }
 
     /// The first panic since the last call.
-    #[expect(clippy::unused_self, reason = "only a watch that exists has noted anything")]
+    #[expect(
+        clippy::unused_self,
+        reason = "only a watch that exists has noted anything"
+    )]
     pub(super) fn take(&self) -> Option<PanicReport> {
         WATCHED.with(|watched| watched.borrow_mut().as_mut().and_then(Option::take))
     }
@@ -62,10 +67,21 @@ fn note(info: &PanicHookInfo<'_>) {
             return;
         };
         if let Some(first) = watched.as_mut().filter(|first| first.is_none()) {
-            let message = info.payload_as_str().unwrap_or("a panic without words").to_owned();
-            let location = info.location().map_or_else(String::new, ToString::to_string);
-            let executor = tokio::runtime::Handle::try_current().ok().map(|handle| handle.id());
-            *first = Some(PanicReport { message, location, executor });
+            let message = info
+                .payload_as_str()
+                .unwrap_or("a panic without words")
+                .to_owned();
+            let location = info
+                .location()
+                .map_or_else(String::new, ToString::to_string);
+            let executor = tokio::runtime::Handle::try_current()
+                .ok()
+                .map(|handle| handle.id());
+            *first = Some(PanicReport {
+                message,
+                location,
+                executor,
+            });
         }
     });
 }

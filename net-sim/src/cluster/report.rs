@@ -27,6 +27,9 @@ impl Report {
     /// does the same again without a plan, and can be shortened.
     #[must_use]
     pub fn fault_schedule(&self) -> FaultSchedule {
-        FaultSchedule { links: LinkFaults::default(), events: self.faults.clone() }
+        FaultSchedule {
+            links: LinkFaults::default(),
+            events: self.faults.clone(),
+        }
     }
 }

@@ -28,7 +28,11 @@ pub(super) struct SimRuntime {
 impl SimRuntime {
     /// The runtime of `life`, on whose executor this is called.
     pub(super) fn new(run: Run, life: Life) -> Self {
-        Self { run, life, executor: tokio::runtime::Handle::current() }
+        Self {
+            run,
+            life,
+            executor: tokio::runtime::Handle::current(),
+        }
     }
 }
 
@@ -51,7 +55,9 @@ impl Clock for SimRuntime {
             if state.is_live(life) {
                 let now = state.sim_time(life);
                 let describe = || reason.to_owned();
-                state.trace.record(now, life.node, EventKind::Timer, digest(reason), describe);
+                state
+                    .trace
+                    .record(now, life.node, EventKind::Timer, digest(reason), describe);
             }
         })
     }
@@ -76,7 +82,10 @@ pub(super) async fn sleep_until(run: &Run, life: Life, deadline: Instant) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the executor of a host has the simulated clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the executor of a host has the simulated clock"
+)]
 async fn sleep(duration: std::time::Duration) {
     tokio::time::sleep(duration).await;
 }
@@ -88,10 +97,17 @@ impl Entropy for SimRuntime {
 }
 
 impl Spawner for SimRuntime {
-    #[expect(clippy::disallowed_methods, reason = "this is where the tasks of a host are run")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is where the tasks of a host are run"
+    )]
     fn spawn(&self, _name: &'static str, task: BoxFuture<'static, ()>) {
         // By the host's own executor: the handle may have been taken to another host.
-        self.executor.spawn(HostTask { run: self.run.clone(), life: self.life, task });
+        self.executor.spawn(HostTask {
+            run: self.run.clone(),
+            life: self.life,
+            task,
+        });
     }
 }
 

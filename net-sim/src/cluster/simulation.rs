@@ -92,8 +92,8 @@ impl Simulation {
     }
 
     /// Adds a host that runs `app`, from its beginning at each start of the host. The run waits for it to
-    /// return `Ok`; the node lives on after it, unless the application has shut it down or dropped the last
-    /// handle.
+    /// return `Ok`. The node lives on after it, so that the others still find it, unless the application has
+    /// shut it down.
     ///
     /// The node has a key of its own, derived from seed and name, and bootstraps from the first host.
     #[must_use]
@@ -153,7 +153,11 @@ impl Simulation {
         F: Future<Output = AppResult> + 'static,
     {
         let app: App = Rc::new(move |runtime| Box::pin(app(runtime)));
-        self.hosts.push(Host { name: name.into(), awaited: true, app });
+        self.hosts.push(Host {
+            name: name.into(),
+            awaited: true,
+            app,
+        });
         self
     }
 
@@ -241,7 +245,10 @@ impl Simulation {
             None => Ok(first),
             Some(first_divergence) => {
                 let cause = Cause::NotReplayable { first_divergence };
-                Err(SimulationError { cause, report: Box::new(second) })
+                Err(SimulationError {
+                    cause,
+                    report: Box::new(second),
+                })
             }
         }
     }
@@ -259,9 +266,8 @@ impl Simulation {
         let key = self.secret_key(name);
         let place = u32::try_from(self.hosts.len()).expect("there are fewer hosts than addresses");
         let first = self.hosts.first();
-        let bootstrap = first.map(|first| {
-            PeerAddr::new(self.peer_id(&first.name), [socket_address(0)])
-        });
+        let bootstrap =
+            first.map(|first| PeerAddr::new(self.peer_id(&first.name), [socket_address(0)]));
         let network = self.network;
         let app = Rc::new(app);
         let configure = Rc::new(configure);
@@ -271,9 +277,22 @@ impl Simulation {
                 .with_addresses([socket_address(place)])
                 .with_bootstrap(bootstrap.clone());
             let (builder, app) = (configure(builder), app.clone());
-            Box::pin(async move { app(builder.build_on(runtime).await?).await })
+            Box::pin(async move {
+                let network = builder.build_on(runtime.clone()).await?;
+                let kept = network.clone();
+                let keep = async move {
+                    std::future::pending::<()>().await;
+                    drop(kept);
+                };
+                runtime.spawn("keep the node", Box::pin(keep));
+                app(network).await
+            })
         });
-        self.hosts.push(Host { name: name.into(), awaited, app });
+        self.hosts.push(Host {
+            name: name.into(),
+            awaited,
+            app,
+        });
         self
     }
 
@@ -286,7 +305,10 @@ impl Simulation {
             faults: Vec::new(),
             trace: Trace::new(),
         };
-        SimulationError { cause: Cause::Setup(why), report: Box::new(report) }
+        SimulationError {
+            cause: Cause::Setup(why),
+            report: Box::new(report),
+        }
     }
 }
 
@@ -354,9 +376,14 @@ impl<'a> Running<'a> {
                 return Err(simulation.failed_to_set_up(why));
             }
             let (run, app) = (run.clone(), host.app.clone());
-            turmoil.host(&*host.name, move || run_host(run.clone(), node, app.clone()));
+            turmoil.host(&*host.name, move || {
+                run_host(run.clone(), node, app.clone())
+            });
         }
-        let script = simulation.script.as_ref().map(|script| script(Control(run.clone())));
+        let script = simulation
+            .script
+            .as_ref()
+            .map(|script| script(Control(run.clone())));
         let mut running = Self {
             simulation,
             run,
@@ -394,7 +421,10 @@ impl<'a> Running<'a> {
         };
         match result {
             Ok(()) => Ok(report),
-            Err(cause) => Err(SimulationError { cause, report: Box::new(report) }),
+            Err(cause) => Err(SimulationError {
+                cause,
+                report: Box::new(report),
+            }),
         }
     }
 
@@ -415,7 +445,10 @@ impl<'a> Running<'a> {
             return Ok(true);
         }
         if self.time_is_over(now) {
-            return Err(Cause::Timeout { limit: self.simulation.duration, running });
+            return Err(Cause::Timeout {
+                limit: self.simulation.duration,
+                running,
+            });
         }
         let stepped = std::panic::catch_unwind(AssertUnwindSafe(|| self.turmoil.step()));
         self.failure()?;
@@ -437,9 +470,15 @@ impl<'a> Running<'a> {
 
     fn still_running(&self) -> Vec<String> {
         let state = self.run.lock();
-        let hosts = state.hosts.iter().filter(|host| host.awaited && !host.finished);
+        let hosts = state
+            .hosts
+            .iter()
+            .filter(|host| host.awaited && !host.finished);
         let script = self.script.is_some().then(|| "script".to_owned());
-        hosts.map(|host| host.name.to_string()).chain(script).collect()
+        hosts
+            .map(|host| host.name.to_string())
+            .chain(script)
+            .collect()
     }
 
     fn run_script(&mut self) -> Result<(), Cause> {
@@ -458,14 +497,30 @@ impl<'a> Running<'a> {
     /// What has failed by now: a panic, or an application.
     fn failure(&mut self) -> Result<(), Cause> {
         let mut state = self.run.lock();
-        if let Some(PanicReport { message, location, executor }) = self.panics.take() {
+        if let Some(PanicReport {
+            message,
+            location,
+            executor,
+        }) = self.panics.take()
+        {
             let on_host = |host: &&HostState| executor.is_some() && host.executor == executor;
-            let host = state.hosts.iter().find(on_host).map(|host| host.name.to_string());
-            return Err(Cause::Panic { host, message, location });
+            let host = state
+                .hosts
+                .iter()
+                .find(on_host)
+                .map(|host| host.name.to_string());
+            return Err(Cause::Panic {
+                host,
+                message,
+                location,
+            });
         }
         for host in &mut state.hosts {
             if let Some(error) = host.error.take() {
-                return Err(Cause::App { host: host.name.to_string(), error });
+                return Err(Cause::App {
+                    host: host.name.to_string(),
+                    error,
+                });
             }
         }
         Ok(())
@@ -479,7 +534,10 @@ impl<'a> Running<'a> {
             state.now
         };
         // A schedule may have been drawn for more hosts than there are.
-        if fault.node().is_some_and(|node| node.0 as usize >= self.simulation.hosts.len()) {
+        if fault
+            .node()
+            .is_some_and(|node| node.0 as usize >= self.simulation.hosts.len())
+        {
             return;
         }
         match fault {
@@ -520,7 +578,10 @@ impl<'a> Running<'a> {
             host.paused = false;
             host.finished = false;
             host.waiting_for_resume.clear();
-            (host.name.clone(), !std::mem::replace(&mut host.fenced, true))
+            (
+                host.name.clone(),
+                !std::mem::replace(&mut host.fenced, true),
+            )
         };
         if was_up {
             self.turmoil.crash(&*name);
@@ -550,7 +611,12 @@ async fn run_host(run: Run, node: NodeIndex, app: App) -> turmoil::Result {
         state.begin_life(node)
     };
     let runtime: Arc<dyn Runtime> = Arc::new(SimRuntime::new(run.clone(), life));
-    let result = HostTask { run: run.clone(), life, task: app(runtime) }.await;
+    let result = HostTask {
+        run: run.clone(),
+        life,
+        task: app(runtime),
+    }
+    .await;
     finish(&run, life, result);
     std::future::pending().await
 }
@@ -560,7 +626,9 @@ fn finish(run: &Run, life: Life, result: AppResult) {
     let now = state.sim_time(life);
     let digest = u64::from(result.is_ok());
     let describe = || format!("{result:?}");
-    state.trace.record(now, life.node, EventKind::Finish, digest, describe);
+    state
+        .trace
+        .record(now, life.node, EventKind::Finish, digest, describe);
     let host = state.host_mut(life.node);
     host.finished = true;
     host.error = result.err();

@@ -95,7 +95,8 @@ impl Socket {
                 && self.on_their_way.len() < ON_THEIR_WAY_MAX
             {
                 let at = SimTime::from_nanos(u64::from_le_bytes(*at));
-                self.on_their_way.insert((at, self.sequence), (from, packet.to_vec()));
+                self.on_their_way
+                    .insert((at, self.sequence), (from, packet.to_vec()));
                 self.sequence += 1;
             }
         }
@@ -107,9 +108,11 @@ impl Socket {
         }
         let (from, packet) = first.remove();
         let (node, digest) = (self.life.node, digest_of(&packet, from));
-        state.trace.record(now, node, EventKind::PacketReceived, digest, || {
-            format!("from {from}, {} bytes", packet.len())
-        });
+        state
+            .trace
+            .record(now, node, EventKind::PacketReceived, digest, || {
+                format!("from {from}, {} bytes", packet.len())
+            });
         Some((from, packet))
     }
 

@@ -111,7 +111,9 @@ impl RunState {
         *count += 1;
         let name = host.name.clone();
         let of_host = self.streams.branch(&format!("host {name}"));
-        of_host.branch(&format!("life {}", life.life)).seed(&format!("{label} {number}"))
+        of_host
+            .branch(&format!("life {}", life.life))
+            .seed(&format!("{label} {number}"))
     }
 
     pub(super) fn begin_life(&mut self, node: NodeIndex) -> Life {
@@ -119,17 +121,30 @@ impl RunState {
         let host = self.host_mut(node);
         host.clock.restart(now);
         host.seeds.clear();
-        let life = Life { node, life: host.life };
-        self.trace.record(now, node, EventKind::Start, u64::from(life.life), || {
-            format!("life {}", life.life)
-        });
+        let life = Life {
+            node,
+            life: host.life,
+        };
+        self.trace
+            .record(now, node, EventKind::Start, u64::from(life.life), || {
+                format!("life {}", life.life)
+            });
         life
     }
 
     pub(super) fn record_fault(&mut self, fault: &Fault) {
         let (now, text) = (self.now, fault.to_string());
-        self.trace.record(now, NodeIndex(u32::MAX), EventKind::Fault, digest(&text), || text);
-        self.recorded.push(FaultEvent { at: now, fault: fault.clone() });
+        self.trace.record(
+            now,
+            NodeIndex(u32::MAX),
+            EventKind::Fault,
+            digest(&text),
+            || text,
+        );
+        self.recorded.push(FaultEvent {
+            at: now,
+            fault: fault.clone(),
+        });
     }
 }
 

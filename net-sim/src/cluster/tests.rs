@@ -41,7 +41,9 @@ async fn bind(runtime: &dyn Runtime, host: u32) -> Arc<dyn Endpoint> {
 }
 
 async fn dial(endpoint: &dyn Endpoint, host: u32) -> Result<Arc<dyn Connection>, DialError> {
-    endpoint.dial(key(host).peer_id(), vec![address(host)], ECHO).await
+    endpoint
+        .dial(key(host).peer_id(), vec![address(host)], ECHO)
+        .await
 }
 
 async fn sleep(runtime: &dyn Clock, duration: Duration) {
@@ -83,7 +85,10 @@ async fn echo(runtime: Arc<dyn Runtime>, host: u32) -> AppResult {
 }
 
 /// Sends `len` bytes on a stream and gives how many come back.
-async fn ask(connection: &dyn Connection, len: usize) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
+async fn ask(
+    connection: &dyn Connection,
+    len: usize,
+) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
     let (mut send, mut recv) = connection.open().await?;
     let mut chunks = [Bytes::from(vec![7; len])];
     let (mut got, mut back) = (0, Vec::new());
@@ -122,7 +127,10 @@ fn echo_and_insist(seed: u64, rounds: usize) -> Simulation {
     Simulation::new(seed)
         .host_on_runtime("server", |runtime| async move {
             let echo = echo(runtime.clone(), 0);
-            runtime.spawn("server", Box::pin(async move { echo.await.expect("it never fails") }));
+            runtime.spawn(
+                "server",
+                Box::pin(async move { echo.await.expect("it never fails") }),
+            );
             Ok(())
         })
         .host_on_runtime("b", move |runtime| insist(runtime, 1, rounds))
@@ -131,13 +139,19 @@ fn echo_and_insist(seed: u64, rounds: usize) -> Simulation {
 
 fn swarm(seed: u64) -> Simulation {
     let plan = FaultPlan::swarm(&mut Streams::new(seed).stream("plan"));
-    echo_and_insist(seed, 30).faults(plan).faults_until(Duration::from_secs(20))
+    echo_and_insist(seed, 30)
+        .faults(plan)
+        .faults_until(Duration::from_secs(20))
 }
 
 #[test]
 fn what_is_asked_is_answered() {
     let report = echo_and_insist(1, 10).run().unwrap();
-    assert!(report.time < crate::time::SimTime::from(Duration::from_secs(4)), "{}", report.time);
+    assert!(
+        report.time < crate::time::SimTime::from(Duration::from_secs(4)),
+        "{}",
+        report.time
+    );
     assert!(report.events > 100);
 }
 
@@ -150,7 +164,10 @@ fn one_seed_gives_one_trace_and_another_seed_another() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "runs of two seeds side by side are what is tested")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "runs of two seeds side by side are what is tested"
+)]
 fn a_run_beside_it_changes_nothing() {
     let alone = swarm(5).run().unwrap().trace_hash;
     let beside = std::thread::spawn(|| swarm(6).run().unwrap().trace_hash);
@@ -168,12 +185,19 @@ fn another_process_gives_the_same_trace() {
         return;
     }
     let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "cluster::tests::another_process_gives_the_same_trace", "--nocapture"])
+        .args([
+            "--exact",
+            "cluster::tests::another_process_gives_the_same_trace",
+            "--nocapture",
+        ])
         .env(CHILD, "1")
         .output()
         .unwrap();
     let output = String::from_utf8_lossy(&child.stdout);
-    assert!(output.contains(&format!("trace hash {hash:016x}")), "{output}");
+    assert!(
+        output.contains(&format!("trace hash {hash:016x}")),
+        "{output}"
+    );
 }
 
 #[test]
@@ -188,12 +212,16 @@ fn whatever_goes_wrong_all_get_their_answers_once_it_is_over() {
 #[test]
 fn recorded_faults_replay_without_the_plan() {
     let mut reports = (8..20).map(|seed| swarm(seed).run().unwrap());
-    let first = reports.find(|report| report.faults.len() > 10).expect("some seeds have faults");
+    let first = reports
+        .find(|report| report.faults.len() > 10)
+        .expect("some seeds have faults");
     let schedule = first.fault_schedule();
-    let again = echo_and_insist(first.seed, 30).fault_schedule(schedule).run().unwrap();
-    let strikes = |report: &Report, skip: usize| {
-        report.faults.iter().skip(skip).cloned().collect::<Vec<_>>()
-    };
+    let again = echo_and_insist(first.seed, 30)
+        .fault_schedule(schedule)
+        .run()
+        .unwrap();
+    let strikes =
+        |report: &Report, skip: usize| report.faults.iter().skip(skip).cloned().collect::<Vec<_>>();
     assert_eq!(strikes(&first, 0), strikes(&again, 1));
 }
 
@@ -211,7 +239,10 @@ fn both_ends_see_each_other_and_a_close_carries_its_code() {
                 assert_eq!(connection.protocol(), ECHO);
                 assert_eq!(connection.remote_address(), address(1));
                 assert_eq!(&connection.read_datagram().await?[..], b"hello");
-                exported.lock().unwrap().push(connection.export_keying_material(b"l", b"c")?);
+                exported
+                    .lock()
+                    .unwrap()
+                    .push(connection.export_keying_material(b"l", b"c")?);
                 connection.close(CloseCode::TOO_MANY, "enough");
                 endpoint.close(CloseCode::SUCCESS).await;
                 Ok(())
@@ -223,7 +254,10 @@ fn both_ends_see_each_other_and_a_close_carries_its_code() {
                 let endpoint = bind(&*runtime, 1).await;
                 let connection = dial(&*endpoint, 0).await?;
                 connection.send_datagram(Bytes::from_static(b"hello"))?;
-                exported.lock().unwrap().push(connection.export_keying_material(b"l", b"c")?);
+                exported
+                    .lock()
+                    .unwrap()
+                    .push(connection.export_keying_material(b"l", b"c")?);
                 let (code, reason) = (CloseCode::TOO_MANY, "enough".into());
                 let error = ConnectionError::ClosedByPeer { code, reason };
                 assert_eq!(connection.closed().await, error);
@@ -276,7 +310,10 @@ fn dials_fail_with_the_error_of_the_contract() {
 
 async fn echo_until(runtime: Arc<dyn Runtime>, host: u32) -> AppResult {
     let echo = echo(runtime.clone(), host);
-    runtime.spawn("echo", Box::pin(async move { echo.await.expect("it never fails") }));
+    runtime.spawn(
+        "echo",
+        Box::pin(async move { echo.await.expect("it never fails") }),
+    );
     Ok(())
 }
 
@@ -306,9 +343,12 @@ fn a_crashed_host_says_nothing_more_and_its_next_life_resets_its_connections() {
             async move {
                 let endpoint = bind(&*runtime, 0).await;
                 if lives.fetch_add(1, Ordering::SeqCst) > 0 {
-                    runtime.spawn("hold", Box::pin(async move {
-                        endpoint.accept().await;
-                    }));
+                    runtime.spawn(
+                        "hold",
+                        Box::pin(async move {
+                            endpoint.accept().await;
+                        }),
+                    );
                     return Ok(());
                 }
                 assert_eq!(runtime.now().as_nanos() / 1_000_000_000, 0);
@@ -375,7 +415,10 @@ fn a_paused_host_stands_still_and_goes_on() {
             async move {
                 for _ in 0..30 {
                     sleep(&*runtime, Duration::from_millis(100)).await;
-                    noted.lock().unwrap().push(runtime.now().as_nanos() / 1_000_000);
+                    noted
+                        .lock()
+                        .unwrap()
+                        .push(runtime.now().as_nanos() / 1_000_000);
                 }
                 Ok(())
             }
@@ -389,7 +432,10 @@ fn a_paused_host_stands_still_and_goes_on() {
         .run()
         .unwrap();
     let beats = beats.lock().unwrap();
-    assert_eq!(beats[..10], [100, 200, 300, 400, 500, 600, 700, 800, 900, 1_000]);
+    assert_eq!(
+        beats[..10],
+        [100, 200, 300, 400, 500, 600, 700, 800, 900, 1_000]
+    );
     assert!((6_050..6_060).contains(&beats[10]), "{}", beats[10]);
     assert_eq!(beats.len(), 30);
 }
@@ -428,7 +474,10 @@ fn an_application_that_fails_is_named() {
         .host_on_runtime("b", |_| async { Err("out of ideas".into()) })
         .run()
         .unwrap_err();
-    assert!(matches!(&error.cause, Cause::App { host, .. } if host == "b"), "{error}");
+    assert!(
+        matches!(&error.cause, Cause::App { host, .. } if host == "b"),
+        "{error}"
+    );
     assert!(error.to_string().contains("seed 9"), "{error}");
 }
 
@@ -447,7 +496,10 @@ fn applications_that_do_not_end_are_named() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "what an application may do is what is tested")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what an application may do is what is tested"
+)]
 fn a_panic_in_a_task_of_the_application_fails_its_run_and_no_other() {
     let run = |seed: u64| {
         Simulation::new(seed)
@@ -466,7 +518,11 @@ fn a_panic_in_a_task_of_the_application_fails_its_run_and_no_other() {
     let beside = std::thread::spawn(move || (2..20).all(|seed| run(seed).is_ok()));
     let error = run(1).unwrap_err();
     match &error.cause {
-        Cause::Panic { host, message, location } => {
+        Cause::Panic {
+            host,
+            message,
+            location,
+        } => {
             assert_eq!(host.as_deref(), Some("b"));
             assert_eq!(message, "seed 1 is unlucky");
             assert!(location.contains("tests.rs"), "{location}");
@@ -483,7 +539,10 @@ fn a_panic_of_the_script_fails_the_run() {
         .script(|control| async move { control.crash("nobody") })
         .run()
         .unwrap_err();
-    assert!(matches!(&error.cause, Cause::Panic { host: None, .. }), "{error}");
+    assert!(
+        matches!(&error.cause, Cause::Panic { host: None, .. }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -504,7 +563,10 @@ fn what_the_seed_does_not_decide_is_found_by_running_twice() {
             Ok(())
         }
     });
-    assert!(matches!(simulation.run_twice().unwrap_err().cause, Cause::NotReplayable { .. }));
+    assert!(matches!(
+        simulation.run_twice().unwrap_err().cause,
+        Cause::NotReplayable { .. }
+    ));
     assert!(echo_and_insist(1, 3).run_twice().is_ok());
 }
 
@@ -547,7 +609,11 @@ fn a_slow_path_is_slow() {
             for _ in 0..20 {
                 ask(&*connection, 1).await?;
             }
-            assert!((390..430).contains(&connection.rtt().as_millis()), "{:?}", connection.rtt());
+            assert!(
+                (390..430).contains(&connection.rtt().as_millis()),
+                "{:?}",
+                connection.rtt()
+            );
             Ok(())
         })
         .script(|control| async move {
@@ -563,18 +629,26 @@ fn a_slow_path_is_slow() {
 
 async fn sees(network: Network, others: usize) -> AppResult {
     let mut catalog = network.discovery().catalog_watch();
-    catalog.wait_for(|catalog| catalog.peers_count() == others).await?;
+    catalog
+        .wait_for(|catalog| catalog.peers_count() == others)
+        .await?;
     Ok(())
 }
 
 fn nodes(seed: u64, count: usize) -> Simulation {
     (0..count).fold(Simulation::new(seed), |simulation, number| {
-        simulation.host(&format!("node-{number}"), move |network| sees(network, count - 1))
+        simulation.host(&format!("node-{number}"), move |network| {
+            sees(network, count - 1)
+        })
     })
 }
 
 #[test]
 fn nodes_find_each_other_the_same_way_each_time() {
     let report = nodes(1, 4).run_twice().unwrap();
-    assert!(report.time < crate::time::SimTime::from(Duration::from_secs(5)), "{}", report.time);
+    assert!(
+        report.time < crate::time::SimTime::from(Duration::from_secs(5)),
+        "{}",
+        report.time
+    );
 }

@@ -30,7 +30,11 @@ pub(super) async fn bind(
     config: &EndpointConfig,
 ) -> Result<(Arc<dyn Endpoint>, BoxFuture<'static, ()>), BindError> {
     let any = [SocketAddr::from(([0, 0, 0, 0], 0))];
-    let wanted = if config.addresses.is_empty() { &any[..] } else { &config.addresses };
+    let wanted = if config.addresses.is_empty() {
+        &any[..]
+    } else {
+        &config.addresses
+    };
     let mut bound = Err(BindError::Configuration("no address is given".into()));
     for address in wanted {
         let socket = Socket::bind(run.clone(), life, address.port()).await;
@@ -44,7 +48,11 @@ pub(super) async fn bind(
     }
     let socket = bound?;
     let rng = ChaCha8Rng::from_seed(run.lock().draw_seed(life, "transport"));
-    let names = config.protocols.iter().map(|protocol| Arc::from(protocol.as_str())).collect();
+    let names = config
+        .protocols
+        .iter()
+        .map(|protocol| Arc::from(protocol.as_str()))
+        .collect();
     let shared = Arc::new(Shared {
         run: run.clone(),
         life,
@@ -111,8 +119,15 @@ impl Waiting {
     }
 
     fn wake_all(&self) {
-        let StreamWakers { readers, writers, stoppers } = std::mem::take(&mut *self.wakers());
-        for waker in readers.into_values().chain(writers.into_values()).chain(stoppers.into_values())
+        let StreamWakers {
+            readers,
+            writers,
+            stoppers,
+        } = std::mem::take(&mut *self.wakers());
+        for waker in readers
+            .into_values()
+            .chain(writers.into_values())
+            .chain(stoppers.into_values())
         {
             waker.wake();
         }
@@ -136,7 +151,11 @@ impl Shared {
         if state.is_live(self.life) {
             let now = state.sim_time(self.life);
             let digest = digest(&(what, handle));
-            state.trace.record(now, self.life.node, EventKind::Link, digest, || what.to_owned());
+            state
+                .trace
+                .record(now, self.life.node, EventKind::Link, digest, || {
+                    what.to_owned()
+                });
         }
     }
 }
@@ -168,7 +187,9 @@ async fn drive(shared: Arc<Shared>, mut socket: Socket) {
         for transmit in transmits {
             socket.send(transmit.to, &transmit.bytes);
         }
-        events.into_iter().for_each(|event| dispatch(&shared, event));
+        events
+            .into_iter()
+            .for_each(|event| dispatch(&shared, event));
         {
             let mut state = shared.lock();
             let unused = state.released && state.connections.is_empty() && state.dials.is_empty();
@@ -243,7 +264,10 @@ fn dispatch(shared: &Arc<Shared>, event: Event) {
         Event::Writable(_, stream) => {
             let (writer, stopper) = {
                 let mut wakers = waiting.wakers();
-                (wakers.writers.remove(&stream), wakers.stoppers.remove(&stream))
+                (
+                    wakers.writers.remove(&stream),
+                    wakers.stoppers.remove(&stream),
+                )
             };
             writer.into_iter().chain(stopper).for_each(Waker::wake);
         }
@@ -314,7 +338,9 @@ impl Drop for DialGuard<'_> {
             state.machine.cancel_dial(self.handle);
         } else if state.connections.remove(&self.handle).is_some() {
             // It has connected, and nobody has taken it.
-            state.machine.close(now, self.handle, CloseCode::CANCELLED, "");
+            state
+                .machine
+                .close(now, self.handle, CloseCode::CANCELLED, "");
             state.machine.forget(self.handle);
         }
         drop(state);
@@ -353,7 +379,11 @@ impl Endpoint for SimEndpoint {
                 state.dials.insert(handle, sender);
                 handle
             };
-            let mut guard = DialGuard { shared: &self.0, handle, taken: false };
+            let mut guard = DialGuard {
+                shared: &self.0,
+                handle,
+                taken: false,
+            };
             self.0.work.notify_one();
             match done.await.unwrap_or(Err(DialFailure::EndpointClosed)) {
                 Ok(()) => {
@@ -432,8 +462,16 @@ struct SimConnection(Arc<Held>);
 
 impl SimConnection {
     fn stream(&self, id: u64) -> BiStream {
-        let send = SimSendStream { held: self.0.clone(), id, finished: false };
-        let recv = SimRecvStream { held: self.0.clone(), id, ended: false };
+        let send = SimSendStream {
+            held: self.0.clone(),
+            id,
+            finished: false,
+        };
+        let recv = SimRecvStream {
+            held: self.0.clone(),
+            id,
+            ended: false,
+        };
         (Box::new(send), Box::new(recv))
     }
 
@@ -469,7 +507,10 @@ impl Connection for SimConnection {
 
     fn remote_address(&self) -> SocketAddr {
         let described = self.0.shared.lock().machine.describe(self.0.handle);
-        described.map_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)), |(.., remote)| remote)
+        described.map_or_else(
+            || SocketAddr::from(([0, 0, 0, 0], 0)),
+            |(.., remote)| remote,
+        )
     }
 
     fn rtt(&self) -> Duration {
@@ -478,20 +519,25 @@ impl Connection for SimConnection {
 
     fn open(&self) -> BoxFuture<'_, Result<BiStream, ConnectionError>> {
         Box::pin(async move {
-            let id = self.wait(&self.0.waiting.allowed, link::Endpoint::open).await?;
+            let id = self
+                .wait(&self.0.waiting.allowed, link::Endpoint::open)
+                .await?;
             Ok(self.stream(id))
         })
     }
 
     fn accept(&self) -> BoxFuture<'_, Result<BiStream, ConnectionError>> {
         Box::pin(async move {
-            let id = self.wait(&self.0.waiting.opened, link::Endpoint::accept).await?;
+            let id = self
+                .wait(&self.0.waiting.opened, link::Endpoint::accept)
+                .await?;
             Ok(self.stream(id))
         })
     }
 
     fn send_datagram(&self, datagram: Bytes) -> Result<(), SendDatagramError> {
-        self.0.with(|machine, handle| machine.send_datagram(handle, datagram))
+        self.0
+            .with(|machine, handle| machine.send_datagram(handle, datagram))
     }
 
     fn read_datagram(&self) -> BoxFuture<'_, Result<Bytes, ConnectionError>> {
@@ -503,12 +549,17 @@ impl Connection for SimConnection {
         label: &[u8],
         context: &[u8],
     ) -> Result<[u8; 32], ConnectionError> {
-        self.0.shared.lock().machine.export(self.0.handle, label, context)
+        self.0
+            .shared
+            .lock()
+            .machine
+            .export(self.0.handle, label, context)
     }
 
     fn close(&self, code: CloseCode, reason: &str) {
         let now = self.0.shared.now();
-        self.0.with(|machine, handle| machine.close(now, handle, code, reason));
+        self.0
+            .with(|machine, handle| machine.close(now, handle, code, reason));
     }
 
     fn close_reason(&self) -> Option<ConnectionError> {
@@ -535,8 +586,15 @@ impl SendStream for SimSendStream {
         let id = self.id;
         let empty = chunks.iter().all(Bytes::is_empty);
         // First the waker: what happens between the two must not be missed.
-        self.held.waiting.wakers().writers.insert(id, cx.waker().clone());
-        match self.held.with(|machine, handle| machine.write(handle, id, chunks)) {
+        self.held
+            .waiting
+            .wakers()
+            .writers
+            .insert(id, cx.waker().clone());
+        match self
+            .held
+            .with(|machine, handle| machine.write(handle, id, chunks))
+        {
             Ok(0) if !empty => Poll::Pending,
             result => Poll::Ready(result),
         }
@@ -544,12 +602,14 @@ impl SendStream for SimSendStream {
 
     fn finish(&mut self) {
         self.finished = true;
-        self.held.with(|machine, handle| machine.finish(handle, self.id));
+        self.held
+            .with(|machine, handle| machine.finish(handle, self.id));
     }
 
     fn reset(&mut self, code: CloseCode) {
         self.finished = true;
-        self.held.with(|machine, handle| machine.reset(handle, self.id, code));
+        self.held
+            .with(|machine, handle| machine.reset(handle, self.id, code));
     }
 
     fn poll_stopped(
@@ -557,8 +617,15 @@ impl SendStream for SimSendStream {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<CloseCode>, StreamError>> {
         let id = self.id;
-        self.held.waiting.wakers().stoppers.insert(id, cx.waker().clone());
-        match self.held.with(|machine, handle| machine.stopped(handle, id)) {
+        self.held
+            .waiting
+            .wakers()
+            .stoppers
+            .insert(id, cx.waker().clone());
+        match self
+            .held
+            .with(|machine, handle| machine.stopped(handle, id))
+        {
             Ok(None) => Poll::Pending,
             Ok(Some(stopped)) => Poll::Ready(Ok(stopped)),
             Err(error) => Poll::Ready(Err(error)),
@@ -595,8 +662,15 @@ impl RecvStream for SimRecvStream {
             return Poll::Ready(Ok(None));
         }
         let id = self.id;
-        self.held.waiting.wakers().readers.insert(id, cx.waker().clone());
-        match self.held.with(|machine, handle| machine.read(handle, id, chunks, limit)) {
+        self.held
+            .waiting
+            .wakers()
+            .readers
+            .insert(id, cx.waker().clone());
+        match self
+            .held
+            .with(|machine, handle| machine.read(handle, id, chunks, limit))
+        {
             Ok(None) => Poll::Pending,
             Ok(Some(read)) => {
                 self.ended = read.is_none();
@@ -607,7 +681,8 @@ impl RecvStream for SimRecvStream {
     }
 
     fn stop(&mut self, code: CloseCode) {
-        self.held.with(|machine, handle| machine.stop(handle, self.id, code));
+        self.held
+            .with(|machine, handle| machine.stop(handle, self.id, code));
     }
 }
 

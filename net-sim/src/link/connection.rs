@@ -569,7 +569,11 @@ impl Connection {
             self.probes += 1;
             // What has waited longest goes out again. It is not given up for lost: it may yet be acknowledged,
             // and show that the path is slower than was thought.
-            let oldest = self.sent.values().take(2).flat_map(|packet| packet.contents.clone());
+            let oldest = self
+                .sent
+                .values()
+                .take(2)
+                .flat_map(|packet| packet.contents.clone());
             let oldest: Vec<Sent> = oldest.collect();
             self.send_again(oldest);
             self.ping = true;
