@@ -20,37 +20,37 @@ pub struct Control(pub(super) Run);
 
 /// The names of one or several hosts.
 pub trait HostNames {
-    /// Calls `take` with each name.
-    fn each(&self, take: &mut dyn FnMut(&str));
+    /// The names, one by one.
+    fn into_names(self) -> Vec<String>;
 }
 
 impl HostNames for &str {
-    fn each(&self, take: &mut dyn FnMut(&str)) {
-        take(self);
+    fn into_names(self) -> Vec<String> {
+        vec![self.to_owned()]
     }
 }
 
 impl HostNames for String {
-    fn each(&self, take: &mut dyn FnMut(&str)) {
-        take(self);
+    fn into_names(self) -> Vec<String> {
+        vec![self]
     }
 }
 
-impl<T: AsRef<str>, const N: usize> HostNames for [T; N] {
-    fn each(&self, take: &mut dyn FnMut(&str)) {
-        self.iter().for_each(|name| take(name.as_ref()));
+impl<T: Into<String>, const N: usize> HostNames for [T; N] {
+    fn into_names(self) -> Vec<String> {
+        self.into_iter().map(Into::into).collect()
     }
 }
 
 impl<T: AsRef<str>> HostNames for &[T] {
-    fn each(&self, take: &mut dyn FnMut(&str)) {
-        self.iter().for_each(|name| take(name.as_ref()));
+    fn into_names(self) -> Vec<String> {
+        self.iter().map(|name| name.as_ref().to_owned()).collect()
     }
 }
 
-impl<T: AsRef<str>> HostNames for Vec<T> {
-    fn each(&self, take: &mut dyn FnMut(&str)) {
-        self.iter().for_each(|name| take(name.as_ref()));
+impl<T: Into<String>> HostNames for Vec<T> {
+    fn into_names(self) -> Vec<String> {
+        self.into_iter().map(Into::into).collect()
     }
 }
 
@@ -87,22 +87,22 @@ impl Control {
 
     /// The hosts on both sides do not reach each other any more.
     pub fn partition(&self, left: impl HostNames, right: impl HostNames) {
-        self.ask(Fault::Partition(self.nodes(&left), self.nodes(&right)));
+        self.ask(Fault::Partition(self.nodes(left), self.nodes(right)));
     }
 
     /// Packets from the first to the second do not arrive any more; the other way they do.
     pub fn partition_oneway(&self, from: impl HostNames, to: impl HostNames) {
-        self.ask(Fault::Cut(self.nodes(&from), self.nodes(&to)));
+        self.ask(Fault::Cut(self.nodes(from), self.nodes(to)));
     }
 
     /// The hosts on both sides reach each other again.
     pub fn repair(&self, left: impl HostNames, right: impl HostNames) {
-        self.ask(Fault::Repair(self.nodes(&left), self.nodes(&right)));
+        self.ask(Fault::Repair(self.nodes(left), self.nodes(right)));
     }
 
     /// Packets from the first to the second arrive again.
     pub fn repair_oneway(&self, from: impl HostNames, to: impl HostNames) {
-        self.ask(Fault::Mend(self.nodes(&from), self.nodes(&to)));
+        self.ask(Fault::Mend(self.nodes(from), self.nodes(to)));
     }
 
     /// All hosts reach each other again.
@@ -112,14 +112,14 @@ impl Control {
 
     /// The hosts lose all that is not on their disks, and nobody is told.
     pub fn crash(&self, hosts: impl HostNames) {
-        self.nodes(&hosts)
+        self.nodes(hosts)
             .into_iter()
             .for_each(|node| self.ask(Fault::Crash(node)));
     }
 
     /// The crashed hosts start again, and their applications from the beginning.
     pub fn restart(&self, hosts: impl HostNames) {
-        self.nodes(&hosts)
+        self.nodes(hosts)
             .into_iter()
             .for_each(|node| self.ask(Fault::Restart(node)));
     }
@@ -129,28 +129,28 @@ impl Control {
     /// What stands still is the node and its application's main task. A task that the application has
     /// spawned by itself goes on until it waits for the node.
     pub fn pause(&self, hosts: impl HostNames) {
-        self.nodes(&hosts)
+        self.nodes(hosts)
             .into_iter()
             .for_each(|node| self.ask(Fault::Pause(node)));
     }
 
     /// The paused hosts go on.
     pub fn resume(&self, hosts: impl HostNames) {
-        self.nodes(&hosts)
+        self.nodes(hosts)
             .into_iter()
             .for_each(|node| self.ask(Fault::Resume(node)));
     }
 
     /// The clocks of the hosts run fast by parts per million from now on, or slow where negative.
     pub fn drift(&self, hosts: impl HostNames, ppm: i32) {
-        self.nodes(&hosts)
+        self.nodes(hosts)
             .into_iter()
             .for_each(|node| self.ask(Fault::Drift(node, ppm)));
     }
 
     /// The wall clocks of the hosts are set forward by microseconds, or back where negative.
     pub fn jump(&self, hosts: impl HostNames, micros: i64) {
-        self.nodes(&hosts)
+        self.nodes(hosts)
             .into_iter()
             .for_each(|node| self.ask(Fault::Jump(node, micros)));
     }
@@ -162,8 +162,8 @@ impl Control {
 
     /// The network treats packets from the first to the second so from now on.
     pub fn path(&self, from: impl HostNames, to: impl HostNames, links: LinkFaults) {
-        let to = self.nodes(&to);
-        for from in self.nodes(&from) {
+        let to = self.nodes(to);
+        for from in self.nodes(from) {
             to.iter()
                 .for_each(|to| self.ask(Fault::Path(from, *to, links)));
         }
@@ -204,10 +204,12 @@ impl Control {
         self.0.lock().asked.push(fault);
     }
 
-    fn nodes(&self, names: &impl HostNames) -> Vec<NodeIndex> {
-        let mut nodes = Vec::new();
-        names.each(&mut |name| nodes.push(self.node(name)));
-        nodes
+    fn nodes(&self, names: impl HostNames) -> Vec<NodeIndex> {
+        names
+            .into_names()
+            .iter()
+            .map(|name| self.node(name))
+            .collect()
     }
 
     fn node(&self, name: &str) -> NodeIndex {

@@ -67,10 +67,10 @@ fn note(info: &PanicHookInfo<'_>) {
             return;
         };
         if let Some(first) = watched.as_mut().filter(|first| first.is_none()) {
-            let message = info
-                .payload_as_str()
-                .unwrap_or("a panic without words")
-                .to_owned();
+            let payload = info.payload();
+            let words = payload.downcast_ref::<&str>().copied();
+            let words = words.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+            let message = words.unwrap_or("a panic without words").to_owned();
             let location = info
                 .location()
                 .map_or_else(String::new, ToString::to_string);

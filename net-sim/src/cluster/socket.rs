@@ -125,7 +125,7 @@ impl Socket {
     pub(super) async fn readable(&self) {
         if let Err(error) = self.inner.readable().await {
             tracing::debug!(%error, "the socket cannot be read");
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

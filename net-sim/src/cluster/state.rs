@@ -132,7 +132,7 @@ impl RunState {
         life
     }
 
-    pub(super) fn record_fault(&mut self, fault: &Fault) {
+    pub(super) fn record_fault(&mut self, fault: Fault) {
         let (now, text) = (self.now, fault.to_string());
         self.trace.record(
             now,
@@ -141,10 +141,7 @@ impl RunState {
             digest(&text),
             || text,
         );
-        self.recorded.push(FaultEvent {
-            at: now,
-            fault: fault.clone(),
-        });
+        self.recorded.push(FaultEvent { at: now, fault });
     }
 }
 

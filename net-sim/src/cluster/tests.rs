@@ -125,14 +125,7 @@ async fn insist(runtime: Arc<dyn Runtime>, host: u32, rounds: usize) -> AppResul
 
 fn echo_and_insist(seed: u64, rounds: usize) -> Simulation {
     Simulation::new(seed)
-        .host_on_runtime("server", |runtime| async move {
-            let echo = echo(runtime.clone(), 0);
-            runtime.spawn(
-                "server",
-                Box::pin(async move { echo.await.expect("it never fails") }),
-            );
-            Ok(())
-        })
+        .host_on_runtime("server", |runtime| serve(&runtime, 0))
         .host_on_runtime("b", move |runtime| insist(runtime, 1, rounds))
         .host_on_runtime("c", move |runtime| insist(runtime, 2, rounds))
 }
@@ -274,7 +267,7 @@ fn both_ends_see_each_other_and_a_close_carries_its_code() {
 #[test]
 fn dials_fail_with_the_error_of_the_contract() {
     Simulation::new(1)
-        .host_on_runtime("a", |runtime| echo_until(runtime, 0))
+        .host_on_runtime("a", |runtime| serve(&runtime, 0))
         .host_on_runtime("b", |runtime| async move {
             let endpoint = bind(&*runtime, 1).await;
             let (peer, wrong) = (key(0).peer_id(), key(9).peer_id());
@@ -308,13 +301,13 @@ fn dials_fail_with_the_error_of_the_contract() {
         .unwrap();
 }
 
-async fn echo_until(runtime: Arc<dyn Runtime>, host: u32) -> AppResult {
+fn serve(runtime: &Arc<dyn Runtime>, host: u32) -> std::future::Ready<AppResult> {
     let echo = echo(runtime.clone(), host);
     runtime.spawn(
         "echo",
         Box::pin(async move { echo.await.expect("it never fails") }),
     );
-    Ok(())
+    std::future::ready(Ok(()))
 }
 
 /// Tries, when it is dropped, to tell the world.
@@ -383,7 +376,7 @@ fn a_crashed_host_says_nothing_more_and_its_next_life_resets_its_connections() {
 fn a_partition_closes_connections_after_the_idle_timeout_and_one_way_suffices() {
     for one_way in [false, true] {
         Simulation::new(4)
-            .host_on_runtime("a", |runtime| echo_until(runtime, 0))
+            .host_on_runtime("a", |runtime| serve(&runtime, 0))
             .host_on_runtime("b", |runtime| async move {
                 let endpoint = bind(&*runtime, 1).await;
                 let connection = dial(&*endpoint, 0).await?;
@@ -602,7 +595,7 @@ fn seeds_differ_by_label_count_host_and_life() {
 #[test]
 fn a_slow_path_is_slow() {
     Simulation::new(1)
-        .host_on_runtime("a", |runtime| echo_until(runtime, 0))
+        .host_on_runtime("a", |runtime| serve(&runtime, 0))
         .host_on_runtime("b", |runtime| async move {
             let endpoint = bind(&*runtime, 1).await;
             let connection = dial(&*endpoint, 0).await?;
