@@ -1,13 +1,14 @@
-//! How many events the bare loop handles in a second: `cargo run --release -p smalti-sim --example speed`.
+//! How fast the simulator is, at both levels: `cargo run --release -p smalti-sim --example speed`.
 
 use std::time::Duration;
 
+use smalti_core::Network;
 use smalti_core::protocol::Machine;
 use smalti_core::time::Instant;
-use smalti_sim::NodeIndex;
 use smalti_sim::bare::{Context, Environment, LinkEvent, LinkId, LinkInput, Links, World};
 use smalti_sim::time::SimTime;
 use smalti_sim::trace::digest;
+use smalti_sim::{NodeIndex, Simulation};
 
 /// Sends back what it hears, and has a deadline that each message moves away.
 struct Echo {
@@ -98,6 +99,42 @@ impl Environment<Echo> for Net {
 }
 
 fn main() {
+    bare();
+    cluster();
+}
+
+/// Nodes that find each other and then have nothing to do but to stay in touch.
+fn cluster() {
+    for hosts in [2, 4, 8, 16] {
+        let simulation = (0..hosts).fold(Simulation::new(1), |simulation, number| {
+            simulation.host(
+                &format!("host-{number}"),
+                move |network: Network| async move {
+                    let mut catalog = network.discovery().catalog_watch();
+                    catalog
+                        .wait_for(|catalog| catalog.peers_count() == hosts - 1)
+                        .await?;
+                    Ok(())
+                },
+            )
+        });
+        let simulation = simulation
+            .duration(Duration::from_secs(120))
+            .script(|control| async move { control.sleep(Duration::from_secs(100)).await });
+        let begin = real_time();
+        let report = simulation.run().expect("nothing goes wrong");
+        let taken = (real_time() - begin).as_nanos().max(1);
+        println!(
+            "{hosts} hosts: {} simulated seconds for each real one, {} events, hash {:016x}",
+            u128::from(report.time.as_nanos()) / taken,
+            report.events,
+            report.trace_hash
+        );
+    }
+}
+
+/// Trivial machines on links.
+fn bare() {
     for nodes in [3, 5, 100, 1_000] {
         let mut world = World::new(
             1,
@@ -109,17 +146,13 @@ fn main() {
         for _ in 0..nodes {
             world.add_node();
         }
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "measures the simulator from outside"
-        )]
-        let begin = std::time::Instant::now();
+        let begin = real_time();
         let mut until = SimTime::ZERO;
         while world.trace().events() < 10_000_000 {
             until = until + Duration::from_secs(1);
             world.run_until(until);
         }
-        let taken = begin.elapsed().as_nanos();
+        let taken = (real_time() - begin).as_nanos();
         let per_second = u128::from(world.trace().events()) * 1_000_000_000 / taken;
         println!(
             "{nodes} nodes: {per_second} events/s, {} simulated seconds for each real one, hash {:016x}",
@@ -127,4 +160,13 @@ fn main() {
             world.trace().hash()
         );
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "measures the simulator from outside"
+)]
+fn real_time() -> std::time::Instant {
+    std::time::Instant::now()
 }

@@ -1,6 +1,7 @@
 //! Deterministic cluster simulation for Smalti and for applications built on it.
 
 pub mod bare;
+pub mod cluster;
 pub mod faults;
 pub mod link;
 pub mod rng;
@@ -8,6 +9,8 @@ pub mod time;
 pub mod trace;
 
 use std::fmt;
+
+pub use cluster::{AppResult, Cause, Control, Report, Simulation, SimulationError};
 
 use serde::{Deserialize, Serialize};
 

@@ -9,7 +9,7 @@ use super::network::{Error, Network, Parts};
 use super::streams::{self, Subscriptions};
 use super::tasks::Tasks;
 use crate::id::{Instance, NetworkId, SecretKey};
-use crate::protocol::discovery::{ConfigBuilder, Identity, LocalChange};
+use crate::protocol::discovery::{ConfigBuilder, Identity, LocalChange, OneOrMany, PeerAddr};
 use crate::runtime::{EndpointConfig, Runtime};
 use crate::wire::NetworkSecret;
 
@@ -21,6 +21,7 @@ pub struct NetworkBuilder {
     secret_key: Option<SecretKey>,
     network_secret: Option<String>,
     addresses: Vec<SocketAddr>,
+    bootstrap: Vec<PeerAddr>,
     discovery: ConfigBuilder,
 }
 
@@ -32,6 +33,7 @@ impl NetworkBuilder {
             secret_key: None,
             network_secret: None,
             addresses: Vec::new(),
+            bootstrap: Vec::new(),
             discovery: ConfigBuilder::default(),
         }
     }
@@ -57,6 +59,12 @@ impl NetworkBuilder {
         self
     }
 
+    /// Adds peers to join through, besides those that the configuration of discovery names. Default: none.
+    pub fn with_bootstrap<M>(mut self, peers: impl OneOrMany<PeerAddr, M>) -> Self {
+        peers.append_to(&mut self.bootstrap);
+        self
+    }
+
     /// How peers are found.
     pub fn with_discovery(mut self, config: impl Into<ConfigBuilder>) -> Self {
         self.discovery = config.into();
@@ -68,7 +76,7 @@ impl NetworkBuilder {
     /// # Errors
     /// [`Error`] where the configuration makes no sense or no address can be bound.
     pub async fn build_on(self, runtime: Arc<dyn Runtime>) -> Result<Network, Error> {
-        let config = self.discovery.build()?;
+        let config = self.discovery.with_bootstrap(self.bootstrap).build()?;
         let secret_key = self
             .secret_key
             .unwrap_or_else(|| SecretKey::from_bytes(runtime.seed("secret key")));

@@ -405,14 +405,11 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
             | Fault::Links(_)
             | Fault::Path(..) => {}
         }
-        self.recorded_faults.push(FaultEvent {
-            at: now,
-            fault: fault.clone(),
-        });
         // A crash has told the environment itself, since it may also come in the midst of a step.
         if !matches!(fault, Fault::Crash(_)) {
             self.environment.fault(&fault, &mut self.context);
         }
+        self.recorded_faults.push(FaultEvent { at: now, fault });
     }
 
     fn crash(&mut self, index: NodeIndex) {

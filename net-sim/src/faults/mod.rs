@@ -119,6 +119,29 @@ pub enum Fault {
     Jump(NodeIndex, i64),
 }
 
+impl Fault {
+    /// The node that the fault strikes; `None` for faults of the network.
+    #[must_use]
+    pub const fn node(&self) -> Option<NodeIndex> {
+        match self {
+            Self::Crash(node)
+            | Self::CrashAfter(node, _)
+            | Self::Restart(node)
+            | Self::Pause(node)
+            | Self::Resume(node)
+            | Self::Drift(node, _)
+            | Self::Jump(node, _) => Some(*node),
+            Self::Cut(..)
+            | Self::Partition(..)
+            | Self::Mend(..)
+            | Self::Repair(..)
+            | Self::RepairAll
+            | Self::Links(_)
+            | Self::Path(..) => None,
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |nodes: &[NodeIndex]| {

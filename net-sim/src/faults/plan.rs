@@ -190,7 +190,7 @@ impl FaultPlan {
                 events.push(FaultEvent {
                     at: SimTime::ZERO,
                     fault,
-                })
+                });
             };
             if let (1.., Ok(drift)) = (self.drift_ppm_max, i32::try_from(drift)) {
                 at_start(Fault::Drift(node, drift));

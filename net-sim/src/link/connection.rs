@@ -45,7 +45,7 @@ pub(super) enum Notice {
 }
 
 /// What a packet carried that must be sent again if it is lost.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Sent {
     Stream(u64, Range<u64>, bool),
     MaxData,
@@ -479,13 +479,16 @@ impl Connection {
         }
     }
 
-    /// What the packet carried is to be sent again, as far as it still matters.
     fn lose(&mut self, number: u64) {
-        let Some(packet) = self.sent.remove(&number) else {
-            return;
-        };
-        self.in_flight -= packet.len;
-        for sent in packet.contents {
+        if let Some(packet) = self.sent.remove(&number) {
+            self.in_flight -= packet.len;
+            self.send_again(packet.contents);
+        }
+    }
+
+    /// Queues what a packet carried, as far as it still matters.
+    fn send_again(&mut self, contents: Vec<Sent>) {
+        for sent in contents {
             match sent {
                 Sent::Stream(id, range, fin) => {
                     if let Some(stream) = self.streams.get_mut(&id) {
@@ -564,9 +567,15 @@ impl Connection {
             && now >= packet.at + self.probe_timeout()
         {
             self.probes += 1;
-            // What has waited longest goes out again, whether it is lost or not.
-            let oldest: Vec<u64> = self.sent.keys().take(2).copied().collect();
-            oldest.into_iter().for_each(|number| self.lose(number));
+            // What has waited longest goes out again. It is not given up for lost: it may yet be acknowledged,
+            // and show that the path is slower than was thought.
+            let oldest = self
+                .sent
+                .values()
+                .take(2)
+                .flat_map(|packet| packet.contents.clone());
+            let oldest: Vec<Sent> = oldest.collect();
+            self.send_again(oldest);
             self.ping = true;
         }
     }

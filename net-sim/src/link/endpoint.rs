@@ -555,11 +555,8 @@ impl Endpoint {
     ) {
         let Some(dial) = self.dials.get(&handle) else {
             // Accepted at another address before, or given up.
-            if !self
-                .connections
-                .get(&handle)
-                .is_some_and(|known| known.remote_id == remote.1)
-            {
+            let known = self.connections.get(&handle);
+            if known.is_none_or(|known| known.remote_id != remote.1) {
                 self.send(handle, remote, Body::Reset);
             }
             return;

@@ -38,10 +38,11 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const SEND_BUFFER_MAX: usize = 256 * 1024;
 /// Bytes of one stream that wait to be read, at most.
 pub const STREAM_WINDOW: u64 = 256 * 1024;
-/// Bytes of all streams of a connection that wait to be read, at most.
-pub const CONNECTION_WINDOW: u64 = 1024 * 1024;
+/// Bytes of all streams of a connection that wait to be read, at most: as in the real transport, fifteen
+/// readers that have stopped do not hold back a sixteenth.
+pub const CONNECTION_WINDOW: u64 = 16 * STREAM_WINDOW;
 /// Streams that one end may have open at a time.
-pub const STREAMS_MAX: u64 = 128;
+pub const STREAMS_MAX: u64 = 256;
 /// Datagrams that wait to be sent, or to be read, at most; the oldest goes.
 pub const DATAGRAMS_MAX: usize = 256;
 /// Bytes sent and neither acknowledged nor given up, at most.

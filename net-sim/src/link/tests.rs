@@ -103,7 +103,7 @@ impl Net {
         let timer = self
             .endpoints
             .iter()
-            .filter_map(|endpoint| endpoint.poll_timeout())
+            .filter_map(Endpoint::poll_timeout)
             .map(|(at, _)| SimTime::from_nanos(at.as_nanos()))
             .min();
         let Some(next) = [packet, timer]
