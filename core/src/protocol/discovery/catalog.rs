@@ -5,7 +5,6 @@
 //! and any exchange of entries in any order leads all nodes to the same catalog. A departure is an entry
 //! like any other, so it outranks what the peer had said before.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use im::OrdMap;
@@ -34,19 +33,6 @@ pub(super) struct Record {
     pub(super) entry: VerifiedEntry,
     /// When it will have reached the age at which it is purged.
     pub(super) expires: Instant,
-}
-
-/// What became of an entry that was to be merged.
-#[derive(Clone, Debug)]
-pub(super) enum Merged {
-    /// Nothing was known of the peer.
-    New,
-    /// It took the place of this one.
-    Replaced(VerifiedEntry),
-    /// It was there already.
-    Known,
-    /// There is one of greater precedence.
-    Outranked,
 }
 
 impl Catalog {
@@ -179,28 +165,17 @@ impl Catalog {
             .map(|(_, r)| r)
     }
 
-    /// The join with `entry`, which will have reached its purge age at `expires`.
-    pub(super) fn merge(&mut self, entry: VerifiedEntry, expires: Instant) -> Merged {
-        let id = entry.id;
-        let replaced = match self.signed.get(&id) {
-            None => None,
-            Some(record) => match entry.precedence(&record.entry) {
-                Ordering::Less => return Merged::Outranked,
-                Ordering::Equal => return Merged::Known,
-                Ordering::Greater => Some(record.entry.clone()),
-            },
-        };
+    /// Puts `entry` in the place of what is here of its peer. It takes precedence over that, by the
+    /// caller's word.
+    pub(super) fn put(&mut self, entry: VerifiedEntry, expires: Instant) -> Option<Record> {
         self.sums.insert(&entry);
         self.alive += usize::from(entry.status == Status::Alive);
-        self.signed.insert(id, Record { entry, expires });
-        match replaced {
-            None => Merged::New,
-            Some(replaced) => {
-                self.sums.remove(&replaced);
-                self.alive -= usize::from(replaced.status == Status::Alive);
-                Merged::Replaced(replaced)
-            }
+        let replaced = self.signed.insert(entry.id, Record { entry, expires });
+        if let Some(replaced) = &replaced {
+            self.sums.remove(&replaced.entry);
+            self.alive -= usize::from(replaced.entry.status == Status::Alive);
         }
+        replaced
     }
 
     pub(super) fn remove(&mut self, peer: &PeerId) -> Option<Record> {
@@ -244,7 +219,7 @@ impl Catalog {
             1 | 2 => {
                 let first = usize::from(range.first_byte());
                 let width = if range.nibbles() == 1 { PARTS } else { 1 };
-                for sum in self.sums.by_byte.iter().skip(first).take(width) {
+                for sum in &self.sums.by_byte[first..first + width] {
                     fingerprint.add(sum);
                 }
             }
@@ -292,14 +267,14 @@ impl Catalog {
 struct Sums {
     total: Fingerprint,
     /// By the first byte of the peer id.
-    by_byte: im::Vector<Fingerprint>,
+    by_byte: Arc<[Fingerprint; 256]>,
 }
 
 impl Default for Sums {
     fn default() -> Self {
         Self {
             total: Fingerprint::default(),
-            by_byte: [Fingerprint::default(); 256].into_iter().collect(),
+            by_byte: Arc::new([Fingerprint::default(); 256]),
         }
     }
 }
@@ -307,11 +282,13 @@ impl Default for Sums {
 impl Sums {
     fn insert(&mut self, entry: &VerifiedEntry) {
         self.total.insert(entry.digest());
-        self.by_byte[usize::from(entry.id.as_bytes()[0])].insert(entry.digest());
+        Arc::make_mut(&mut self.by_byte)[usize::from(entry.id.as_bytes()[0])]
+            .insert(entry.digest());
     }
 
     fn remove(&mut self, entry: &VerifiedEntry) {
         self.total.remove(entry.digest());
-        self.by_byte[usize::from(entry.id.as_bytes()[0])].remove(entry.digest());
+        Arc::make_mut(&mut self.by_byte)[usize::from(entry.id.as_bytes()[0])]
+            .remove(entry.digest());
     }
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use rand_chacha::ChaCha8Rng;
 
-use super::catalog::{Catalog, Merged};
+use super::catalog::Catalog;
 use super::config::Config;
 use super::context::Context;
 use super::entry::VerifiedEntry;
@@ -17,7 +17,7 @@ use super::messages::{Aged, EntryId, Message, SyncMessage};
 use super::overlay::broadcast::Broadcast;
 use super::overlay::views::{Change, Views};
 use super::own::{Heard, Own};
-use super::records::{Records, UNSIGNED_MAX};
+use super::records::{Merged, Records, UNSIGNED_MAX};
 use super::rtt::Prober;
 use super::sync::{Ended, OUTGOING_MAX, Sessions, is_missed};
 use crate::id::PeerId;

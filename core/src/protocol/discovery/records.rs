@@ -4,10 +4,11 @@
 //! it, by that node's monotonic clock. So the entry of a dead peer reaches `purge_after` everywhere at
 //! about the same time, however clocks are set and however often it is passed on.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::catalog::{Catalog, Merged, Record};
+use super::catalog::{Catalog, Record};
 use super::config::Config;
 use super::entry::{EntryVersion, PeerEntry, VerifiedEntry};
 use super::io::Refusal;
@@ -23,6 +24,19 @@ pub(super) const UNSIGNED_MAX: usize = 1_024;
 /// The most purged entries that are remembered, the oldest forgotten first.
 const GRAVES_MAX: usize = 8_192;
 
+/// What became of an entry that was to be taken in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Merged {
+    /// Nothing was known of the peer.
+    New,
+    /// It took the place of this one.
+    Replaced(VerifiedEntry),
+    /// It was there already.
+    Known,
+    /// There is one of greater precedence.
+    Outranked,
+}
+
 pub(super) struct Records {
     catalog: Catalog,
     network: NetworkId,
@@ -34,6 +48,8 @@ pub(super) struct Records {
     /// For each record an instant no later than its expiry. Renewing a record leaves its place in the
     /// index alone; when the place comes up it is put where it then belongs.
     expiry: BTreeSet<(Instant, PeerId)>,
+    /// No later than the first place in the index and the first grave's end.
+    next_purge: Instant,
     /// Versions at and below which entries were purged or removed. Without them an entry could come back
     /// from a node that counts its age from a moment later.
     graves: BTreeMap<PeerId, EntryVersion>,
@@ -57,6 +73,7 @@ impl Records {
             wall,
             wall_read_at: now,
             expiry: BTreeSet::new(),
+            next_purge: Instant::FAR_FUTURE,
             graves: BTreeMap::new(),
             grave_queue: VecDeque::new(),
         }
@@ -82,10 +99,11 @@ impl Records {
         entry: VerifiedEntry,
         age_ms: u32,
     ) -> Result<Merged, Refusal> {
-        // What is there already needs no checks, and is what comes most often.
         let known = self.catalog.record(&entry.id);
-        if known.is_some_and(|record| record.entry.digest() == entry.digest()) {
-            return Ok(Merged::Known);
+        match known.map(|record| entry.precedence(&record.entry)) {
+            Some(Ordering::Equal) => return Ok(Merged::Known),
+            Some(Ordering::Less) => return Ok(Merged::Outranked),
+            Some(Ordering::Greater) | None => {}
         }
         if entry.network != self.network {
             return Err(Refusal::OtherNetwork);
@@ -108,7 +126,10 @@ impl Records {
         if known.is_none() && self.catalog.len() >= PEERS_MAX {
             return Err(Refusal::Full);
         }
-        Ok(self.put(now + (self.purge_after - age), entry))
+        Ok(match self.put(now + (self.purge_after - age), entry) {
+            None => Merged::New,
+            Some(replaced) => Merged::Replaced(replaced.entry),
+        })
     }
 
     /// Puts in this node's own entry, made just now.
@@ -116,14 +137,17 @@ impl Records {
         self.put(now + self.purge_after, entry);
     }
 
-    fn put(&mut self, expires: Instant, entry: VerifiedEntry) -> Merged {
+    fn put(&mut self, expires: Instant, entry: VerifiedEntry) -> Option<Record> {
         let id = entry.id;
-        let indexed = self.catalog.record(&id).map(|record| record.expires);
-        let merged = self.catalog.merge(entry, expires);
-        if indexed.is_none_or(|indexed| expires < indexed) {
+        let replaced = self.catalog.put(entry, expires);
+        if replaced
+            .as_ref()
+            .is_none_or(|replaced| expires < replaced.expires)
+        {
             self.expiry.insert((expires, id));
+            self.next_purge = self.next_purge.min(expires);
         }
-        merged
+        replaced
     }
 
     /// How long ago the record's entry was made, as far as is known.
@@ -164,16 +188,8 @@ impl Records {
     }
 
     /// When [`purge`](Self::purge) may have something to do.
-    pub(super) fn next_purge(&self) -> Instant {
-        let expiry = self
-            .expiry
-            .first()
-            .map_or(Instant::FAR_FUTURE, |(at, _)| *at);
-        let grave = self
-            .grave_queue
-            .front()
-            .map_or(Instant::FAR_FUTURE, |(at, _)| *at);
-        expiry.min(grave)
+    pub(super) const fn next_purge(&self) -> Instant {
+        self.next_purge
     }
 
     /// Takes out one entry that has reached its purge age; `None` where there is none left.
@@ -204,6 +220,13 @@ impl Records {
                 return self.bury(now, &peer);
             }
         }
+        let expiry = self.expiry.first().map(|(at, _)| *at);
+        let grave = self.grave_queue.front().map(|(until, _)| *until);
+        self.next_purge = expiry
+            .into_iter()
+            .chain(grave)
+            .min()
+            .unwrap_or(Instant::FAR_FUTURE);
         None
     }
 
@@ -218,6 +241,7 @@ impl Records {
         }
         self.graves.insert(*peer, record.entry.version);
         self.grave_queue.push_back((now + self.purge_after, *peer));
+        self.next_purge = self.next_purge.min(now + self.purge_after);
         Some(record.entry)
     }
 
@@ -246,6 +270,11 @@ impl Records {
             self.graves.len() <= self.grave_queue.len(),
             "a grave would never be forgotten"
         );
+        let first_place = self
+            .expiry
+            .first()
+            .map_or(Instant::FAR_FUTURE, |(at, _)| *at);
+        assert!(self.next_purge <= first_place, "the purge comes too late");
         let mut first = BTreeMap::new();
         for (at, peer) in self.expiry.iter().rev() {
             first.insert(*peer, *at);

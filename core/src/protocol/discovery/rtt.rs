@@ -11,7 +11,7 @@ use crate::time::{Duration, Instant};
 /// The most probes under way at once.
 pub(super) const OUTSTANDING_MAX: usize = 16;
 /// The most probes begun in one interval; in larger networks each peer is measured less often.
-const PER_INTERVAL: u32 = 64;
+const PER_INTERVAL: u32 = 32;
 /// A probe that has not come back by then has failed.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -46,6 +46,7 @@ pub(super) struct Prober {
     deadlines: VecDeque<(Instant, PeerId)>,
     outstanding: usize,
     next_at: Instant,
+    deadline: Instant,
 }
 
 struct State {
@@ -68,6 +69,7 @@ impl Prober {
             deadlines: VecDeque::new(),
             outstanding: 0,
             next_at: Instant::ZERO,
+            deadline: Instant::FAR_FUTURE,
         }
     }
 
@@ -85,6 +87,7 @@ impl Prober {
             },
         );
         self.due.insert((at, peer));
+        self.update_deadline();
     }
 
     pub(super) fn remove(&mut self, peer: &PeerId) {
@@ -95,6 +98,7 @@ impl Prober {
             Some(Phase::Outstanding(_)) => self.outstanding -= 1,
             None => {}
         }
+        self.update_deadline();
     }
 
     /// Takes in a sample, asked for or not; gives the smoothed time where there is news of it.
@@ -114,6 +118,8 @@ impl Prober {
         let next = now + self.interval;
         state.phase = Phase::Due(next);
         self.due.insert((next, *peer));
+        self.update_deadline();
+        let state = self.peers.get_mut(peer)?;
         let sample = sample?;
         match &mut state.estimate {
             Some(estimate) => estimate.update(sample),
@@ -123,23 +129,29 @@ impl Prober {
     }
 
     /// When [`poll`](Self::poll) has something to do.
-    pub(super) fn deadline(&self) -> Instant {
-        let timeout = self
-            .deadlines
-            .front()
-            .map_or(Instant::FAR_FUTURE, |(at, _)| *at);
-        if self.outstanding >= OUTSTANDING_MAX {
-            return timeout;
-        }
-        let due = self
-            .due
-            .first()
-            .map_or(Instant::FAR_FUTURE, |(at, _)| (*at).max(self.next_at));
-        timeout.min(due)
+    pub(super) const fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    fn update_deadline(&mut self) {
+        let timeout = self.deadlines.front().map(|(at, _)| *at);
+        let due = self.due.first().map(|(at, _)| (*at).max(self.next_at));
+        let due = due.filter(|_| self.outstanding < OUTSTANDING_MAX);
+        self.deadline = timeout
+            .into_iter()
+            .chain(due)
+            .min()
+            .unwrap_or(Instant::FAR_FUTURE);
     }
 
     /// The peer to probe now, if any.
     pub(super) fn poll(&mut self, now: Instant) -> Option<PeerId> {
+        let peer = self.begin(now);
+        self.update_deadline();
+        peer
+    }
+
+    fn begin(&mut self, now: Instant) -> Option<PeerId> {
         while let Some((at, peer)) = self.deadlines.front().copied() {
             let phase = self.peers.get(&peer).map(|state| state.phase);
             if phase == Some(Phase::Outstanding(at)) {
@@ -267,9 +279,9 @@ mod tests {
         let probed = run(
             &mut prober,
             Some(Duration::from_millis(1)),
-            Instant::ZERO + INTERVAL * 8,
+            Instant::ZERO + INTERVAL * 16,
         );
-        assert!(probed.len() <= 64 * 8 + 1, "{} probes", probed.len());
+        assert!(probed.len() <= 32 * 16 + 1, "{} probes", probed.len());
         for id in ids {
             let times = probed.iter().filter(|(_, peer)| *peer == id).count();
             assert!((2..=3).contains(&times), "{id:?} was probed {times} times");

@@ -13,12 +13,13 @@ use super::super::messages::{Aged, EntryId, LIST_MAX, MESSAGE_BYTES_AIM, Message
 use crate::id::PeerId;
 use crate::time::{Duration, Instant};
 
-/// How long announcements are gathered where a peer only repeats itself.
-pub(crate) const LAZY_INTERVAL: Duration = Duration::from_millis(500);
+/// How long announcements are gathered where a peer only repeats itself: a repetition that the tree has lost
+/// is not missed so soon.
+const LAZY_INTERVAL: Duration = Duration::from_secs(2);
 /// How long they are gathered where a peer is new, has gone or has changed.
 const URGENT_INTERVAL: Duration = Duration::from_millis(100);
 /// How long an announced entry may take to come by itself.
-pub(crate) const GRAFT_TIMEOUT: Duration = Duration::from_millis(250);
+const GRAFT_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long an entry that was asked for may take before another neighbour is asked.
 const GRAFT_RETRY: Duration = Duration::from_secs(1);
 /// The most entries waited for; what exceeds them is left to synchronisation.

@@ -29,8 +29,7 @@ pub(super) struct Net {
     pub(super) nodes: BTreeMap<PeerId, Node>,
     keys: Vec<SecretKey>,
     pub(super) ids: Vec<PeerId>,
-    queue: BinaryHeap<Reverse<(Instant, u64)>>,
-    happenings: BTreeMap<u64, Happening>,
+    queue: BinaryHeap<Reverse<Scheduled>>,
     next: u64,
     rng: ChaCha8Rng,
     /// Links that are up, by their ends, with a number for each time they come up.
@@ -47,6 +46,29 @@ pub(super) struct Net {
     pub(super) steps: u64,
     pub(super) check: bool,
 }
+
+/// Ordered by time, then by when it was scheduled.
+struct Scheduled(Instant, u64, Happening);
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0, self.1).cmp(&(other.0, other.1))
+    }
+}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Scheduled {}
 
 enum Happening {
     Timer(PeerId, u32),
@@ -66,7 +88,6 @@ impl Net {
             ids: keys.iter().map(SecretKey::peer_id).collect(),
             keys,
             queue: BinaryHeap::new(),
-            happenings: BTreeMap::new(),
             next: 0,
             rng: ChaCha8Rng::seed_from_u64(seed),
             links: BTreeMap::new(),
@@ -210,8 +231,8 @@ impl Net {
 
     fn schedule(&mut self, at: Instant, happening: Happening) {
         self.next += 1;
-        self.queue.push(Reverse((at, self.next)));
-        self.happenings.insert(self.next, happening);
+        self.queue
+            .push(Reverse(Scheduled(at, self.next, happening)));
     }
 
     fn input_later(&mut self, to: PeerId, link: Option<u64>, input: Input) {
@@ -330,16 +351,15 @@ impl Net {
                     return true;
                 }
             }
-            let next = self.queue.peek().map_or(end, |Reverse((at, _))| *at);
+            let next = self.queue.peek().map_or(end, |Reverse(next)| next.0);
             if next >= end {
                 self.now = end;
                 return condition(self);
             }
-            let Some(Reverse((at, number))) = self.queue.pop() else {
+            let Some(Reverse(Scheduled(at, _, happening))) = self.queue.pop() else {
                 continue;
             };
             self.now = at;
-            let happening = self.happenings.remove(&number).unwrap();
             self.step(happening);
         }
     }
