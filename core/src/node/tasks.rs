@@ -51,8 +51,9 @@ impl Tasks {
     /// Tasks that end with these, and may be ended before.
     pub(crate) fn child(&self) -> Self {
         Self {
+            runtime: self.runtime.clone(),
             cancelled: self.cancelled.child_token(),
-            ..self.clone()
+            running: Counter::new(Some(self.running.clone())),
         }
     }
 
