@@ -14,6 +14,7 @@ use smalti_core::runtime::{
 use smalti_core::time::Duration;
 use smalti_core::wire::CloseCode;
 
+use super::congestion::yield_to_close;
 use super::endpoint::QuicEndpoint;
 use super::error::{LocalClose, var_int};
 use super::identity::peer_of_chain;
@@ -46,9 +47,9 @@ impl QuicConnection {
         let chain = chain.downcast::<Vec<CertificateDer<'static>>>().ok()?;
         Some(Self {
             peer: peer_of_chain(&chain)?,
-            inner,
             protocol,
-            close: LocalClose::new(endpoint.close_code.clone()),
+            close: LocalClose::new(endpoint.close_code.clone(), Some(inner.clone())),
+            inner,
             accepted: Arc::new(AcceptedHalf),
             streams_permitted: AtomicU32::new(endpoint.tuning.streams_at_first()),
             streams_max: endpoint.tuning.streams_max,
@@ -182,6 +183,7 @@ impl Connection for QuicConnection {
     fn close(&self, code: CloseCode, reason: &str) {
         if self.inner.close_reason().is_none() {
             self.close.set(code);
+            yield_to_close(&self.inner);
         }
         self.inner.close(var_int(code), reason.as_bytes());
     }

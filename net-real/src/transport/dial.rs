@@ -134,7 +134,7 @@ fn dial_error(
         }
         Some(Alert::Sent(_) | Alert::Received(_)) | None => {}
     }
-    match LocalClose::new(endpoint.close_code.clone()).connection_error(error) {
+    match LocalClose::new(endpoint.close_code.clone(), None).connection_error(error) {
         ConnectionError::TimedOut => None,
         ConnectionError::ClosedLocally { .. } => Some(DialError::EndpointClosed),
         error => Some(DialError::Handshake { peer, error }),

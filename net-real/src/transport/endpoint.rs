@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -78,6 +79,8 @@ pub struct QuicEndpoint {
     acceptor: Acceptor,
     /// With which code the endpoint was closed.
     pub(super) close_code: Arc<OnceLock<CloseCode>>,
+    /// Opens the congestion windows of all connections.
+    closes: Arc<AtomicBool>,
     /// Held while closing, so that a second call waits for the first.
     closing: tokio::sync::Mutex<()>,
 }
@@ -109,7 +112,8 @@ impl QuicEndpoint {
         secret_key: &SecretKey,
         protocols: Vec<Alpn>,
     ) -> Result<Arc<Self>, ConfigurationError> {
-        let transport = parts.tuning.transport()?;
+        let closes = Arc::new(AtomicBool::new(false));
+        let transport = parts.tuning.transport(closes.clone())?;
         let tls = Tls {
             key: certified_key(&parts.crypto, secret_key)?,
             crypto: parts.crypto,
@@ -154,6 +158,7 @@ impl QuicEndpoint {
             protocols,
             acceptor: Acceptor::default(),
             close_code: Arc::default(),
+            closes,
             closing: tokio::sync::Mutex::default(),
         }))
     }
@@ -273,6 +278,7 @@ impl Endpoint for QuicEndpoint {
             // Also where this future is dropped while it waits.
             let _release = Release(&self.socket);
             let _ = self.close_code.set(code);
+            self.closes.store(true, Ordering::Relaxed);
             quinn.close(var_int(code), b"");
             smalti_core::select! {
                 () = quinn.wait_idle() => (),

@@ -6,31 +6,42 @@ use quinn::VarInt;
 use smalti_core::runtime::{ConnectionError, StreamError};
 use smalti_core::wire::CloseCode;
 
+use super::congestion::yield_to_close;
+
 /// The longest reason of a peer that is kept, in bytes.
 const REASON_LEN_MAX: usize = 256;
 
 /// With which code this node has closed a connection; quinn itself does not keep it.
+///
+/// The handles of a connection and of its streams share one. When the last of them goes, so does the
+/// connection.
 #[derive(Debug)]
 pub(super) struct LocalClose {
-    connection: OnceLock<CloseCode>,
+    code: OnceLock<CloseCode>,
     endpoint: Arc<OnceLock<CloseCode>>,
+    connection: Option<quinn::Connection>,
 }
 
 impl LocalClose {
-    pub(super) fn new(endpoint: Arc<OnceLock<CloseCode>>) -> Arc<Self> {
+    /// `connection` is there once its handshake is done.
+    pub(super) fn new(
+        endpoint: Arc<OnceLock<CloseCode>>,
+        connection: Option<quinn::Connection>,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            connection: OnceLock::new(),
+            code: OnceLock::new(),
             endpoint,
+            connection,
         })
     }
 
     /// Remembers `code`; the first counts.
     pub(super) fn set(&self, code: CloseCode) {
-        let _ = self.connection.set(code);
+        let _ = self.code.set(code);
     }
 
     fn code(&self) -> CloseCode {
-        let code = self.connection.get().or_else(|| self.endpoint.get());
+        let code = self.code.get().or_else(|| self.endpoint.get());
         code.copied().unwrap_or(CloseCode::NONE)
     }
 
@@ -79,6 +90,14 @@ impl LocalClose {
             quinn::ReadError::ClosedStream
             | quinn::ReadError::IllegalOrderedRead
             | quinn::ReadError::ZeroRttRejected => StreamError::Closed,
+        }
+    }
+}
+
+impl Drop for LocalClose {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.connection {
+            yield_to_close(connection);
         }
     }
 }
@@ -156,7 +175,7 @@ mod tests {
     #[test]
     fn the_code_of_the_connection_goes_before_that_of_the_endpoint() {
         let endpoint = Arc::new(OnceLock::new());
-        let close = LocalClose::new(endpoint.clone());
+        let close = LocalClose::new(endpoint.clone(), None);
         assert_eq!(close.code(), CloseCode::NONE);
         endpoint.set(CloseCode::GRACEFUL_SHUTDOWN).unwrap();
         assert_eq!(close.code(), CloseCode::GRACEFUL_SHUTDOWN);

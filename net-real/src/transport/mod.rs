@@ -9,6 +9,7 @@
 //! gives others, and everything above them is the same.
 
 mod accept;
+mod congestion;
 mod connection;
 mod dial;
 mod endpoint;

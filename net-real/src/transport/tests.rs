@@ -12,6 +12,7 @@ use smalti_core::runtime::{
     Alpn, BiStream, BindError, Clock, Connection, ConnectionError, DialError, Endpoint,
     EndpointConfig, StreamError, Transport,
 };
+use smalti_core::wire::CloseCode;
 
 use super::identity::certified_key;
 use super::{QuicEndpoint, Tuning, socket};
@@ -168,6 +169,65 @@ async fn a_connection_follows_its_dialer_to_another_address() {
     assert_eq!(accepted.remote_address(), address);
     write(&mut answered, b"third").await.unwrap();
     assert_eq!(read(&mut asked).await, Ok(Some(5)));
+}
+
+/// Fills every window, from the stream's to the path's.
+async fn fill(stream: &mut BiStream) {
+    let piece = Bytes::from(vec![7; 1 << 20]);
+    std::future::poll_fn(|cx| {
+        loop {
+            let mut chunks = [piece.clone()];
+            match stream.0.poll_write(cx, &mut chunks) {
+                std::task::Poll::Ready(taken) => assert!(taken.unwrap() > 0),
+                std::task::Poll::Pending => return std::task::Poll::Ready(()),
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_at_full_speed_can_still_say_why_it_closes() {
+    let tuning = Tuning {
+        initial_window: 3_000,
+        ..Tuning::default()
+    };
+    #[derive(Debug)]
+    enum How {
+        Connection,
+        Endpoint,
+        Drop,
+    }
+    for how in [How::Connection, How::Endpoint, How::Drop] {
+        let runtime = QuicRuntime::new().with_tuning(tuning.clone());
+        let a = runtime.bind_quic(config("a", vec![loopback()])).unwrap();
+        let b = bind("b");
+        let (connection, accepted) = connect(&*a, &*b, "b").await;
+        let mut streams = Vec::new();
+        for _ in 0..4 {
+            let mut stream = connection.open().await.unwrap();
+            fill(&mut stream).await;
+            streams.push(stream);
+        }
+        let code = match how {
+            How::Connection => {
+                connection.close(CloseCode::REPLACED, "");
+                CloseCode::REPLACED
+            }
+            How::Endpoint => {
+                a.close(CloseCode::GRACEFUL_SHUTDOWN).await;
+                CloseCode::GRACEFUL_SHUTDOWN
+            }
+            How::Drop => {
+                drop((connection, streams));
+                CloseCode::NONE
+            }
+        };
+        let seen = accepted.closed().await;
+        let reason = "".into();
+        let expected = ConnectionError::ClosedByPeer { code, reason };
+        assert_eq!(seen, expected, "{how:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,10 +1,13 @@
 //! How the transport is tuned, and why.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use quinn::congestion::CubicConfig;
 use quinn::{MtuDiscoveryConfig, TransportConfig, VarInt};
+
+use super::congestion::YieldingCubicConfig;
 
 /// The longest UDP payload taken, in bytes: what MTU discovery may find, and room for it to overshoot.
 pub(super) const UDP_PAYLOAD_LEN_MAX: u16 = 6_600;
@@ -49,10 +52,8 @@ pub struct Tuning {
     /// Bytes sent on a connection and not acknowledged yet. Default 1 MiB: it keeps latency bounded and lets
     /// small writes gather into full packets; a path of 100 ms carries 10 MB/s with it.
     pub send_window: u32,
-    /// Bytes that may be in flight before the path has shown what it carries. Default 512 KiB, where RFC 9002
-    /// advises some 12 KiB for the open internet: probes of the MTU alone, of 6 KiB each, would fill that,
-    /// and quinn holds back even the frame that closes a connection while the window is full, so that the
-    /// peer would never learn why.
+    /// Bytes that may be in flight before the path has shown what it carries. Default 64 KiB: ten packets
+    /// of the longest length, as RFC 9002, section 7.2 advises, so that probes of the MTU do not fill it.
     pub initial_window: u32,
     /// What the operating system may hold for the socket, in bytes, each way, where it permits as much.
     /// Default 4 MiB: a burst from several peers is then not lost.
@@ -71,7 +72,7 @@ impl Default for Tuning {
             stream_window: 1 << 20,
             connection_window: 16 << 20,
             send_window: 1 << 20,
-            initial_window: 512 << 10,
+            initial_window: 64 << 10,
             socket_buffer_len: 4 << 20,
         }
     }
@@ -84,11 +85,20 @@ impl Tuning {
     }
 
     /// The settings of a connection.
-    pub(super) fn transport(&self) -> Result<Arc<TransportConfig>, quinn::VarIntBoundsExceeded> {
+    ///
+    /// `endpoint_closes` is to be set when the endpoint closes them all.
+    pub(super) fn transport(
+        &self,
+        endpoint_closes: Arc<AtomicBool>,
+    ) -> Result<Arc<TransportConfig>, quinn::VarIntBoundsExceeded> {
         let mut discovery = MtuDiscoveryConfig::default();
         discovery.upper_bound(MTU_MAX);
         let mut congestion = CubicConfig::default();
         congestion.initial_window(self.initial_window.into());
+        let congestion = YieldingCubicConfig {
+            cubic: Arc::new(congestion),
+            endpoint_closes,
+        };
         let mut transport = TransportConfig::default();
         transport
             .max_idle_timeout(Some(self.idle_timeout.try_into()?))
