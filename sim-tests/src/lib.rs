@@ -1,3 +1,15 @@
-//! Seeded scenarios over whole Smalti clusters, and the campaign command.
+//! Seeded scenarios over whole Smalti clusters, and the campaign command that runs them.
+//!
+//! A [`Scenario`] is a cluster, what happens to it, and what must hold then and afterwards, all of it a
+//! function of one seed. [`campaign`] runs scenarios over many seeds, and one seed again where it failed.
 
+pub mod campaign;
+pub mod overlay;
+mod panics;
+mod scenario;
 pub mod transport_suite;
+
+pub use scenario::{Coverage, Nodes, Options, Outcome, Scenario};
+
+/// All scenarios, in the order in which they are listed.
+pub static SCENARIOS: &[&dyn Scenario] = &[&overlay::Scale, &overlay::Churn];

@@ -1,0 +1,71 @@
+//! The command line.
+
+use std::num::NonZeroUsize;
+use std::ops::Range;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::seeds::{Seeds, parse_range};
+
+/// Runs seeded scenarios over whole clusters, in simulation.
+///
+/// A run is a function of its seed: what fails once fails again when it is replayed. The exit code is 0 where no
+/// seed failed, 1 where one did, and 2 where the arguments make no sense.
+#[derive(Debug, Parser)]
+#[command(name = "campaign", version, max_term_width = 100)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Lists the scenarios.
+    List,
+    /// Runs a scenario over many seeds.
+    ///
+    /// Prints a line for each seed that fails, with the cause and the command that replays it; then how fast it went,
+    /// and which rare states no seed has reached; last how many seeds there were and how many failed.
+    Run(RunArguments),
+    /// Runs one seed again and prints its trace hash.
+    Replay(ReplayArguments),
+    /// Runs each seed twice and compares the traces.
+    ///
+    /// The second runs are on other threads beside other seeds. Where two traces differ, the first event that does is
+    /// printed.
+    CheckDeterminism(RunArguments),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct RunArguments {
+    /// The scenario, or `all`.
+    pub(super) scenario: String,
+    /// The seeds, as FIRST..END (END is not among them), or a single one.
+    #[arg(long, value_name = "RANGE", default_value = "0..100")]
+    pub(super) seeds: Seeds,
+    /// How many seeds run at the same time [default: one for each processor].
+    #[arg(long, short, value_name = "N")]
+    pub(super) jobs: Option<NonZeroUsize>,
+    /// Another number of nodes than the scenario's own. The same seed is then another run.
+    #[arg(long, value_name = "N")]
+    pub(super) nodes: Option<u32>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct ReplayArguments {
+    /// The scenario.
+    pub(super) scenario: String,
+    /// The seed.
+    #[arg(long)]
+    pub(super) seed: u64,
+    /// Another number of nodes than the scenario's own.
+    #[arg(long, value_name = "N")]
+    pub(super) nodes: Option<u32>,
+    /// Prints the trace, or the events numbered FIRST..END of it. A whole trace may have millions of lines.
+    #[arg(long, value_name = "RANGE", num_args = 0..=1, require_equals = true,
+        default_missing_value = "0..18446744073709551615", value_parser = parse_range)]
+    pub(super) dump: Option<Range<u64>>,
+    /// Prints what was drawn from the seed, and every fault that struck.
+    #[arg(long)]
+    pub(super) faults: bool,
+}

@@ -1,0 +1,132 @@
+//! The campaign command: scenarios over many seeds, and one seed again.
+
+mod arguments;
+mod determinism;
+mod processor_time;
+mod replay;
+mod run;
+mod seeds;
+#[cfg(test)]
+mod tests;
+mod workers;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+use clap::Parser;
+
+use self::arguments::{Arguments, Command};
+use crate::Scenario;
+
+pub use seeds::{ParseSeedsError, Seeds};
+
+/// No seed failed.
+const PASSED: u8 = 0;
+/// Some seed failed.
+const FAILED: u8 = 1;
+/// What was asked for makes no sense.
+const MISUSED: u8 = 2;
+
+/// Runs the command with `arguments`, the name of the program first, over `scenarios`. Results go to
+/// `out`, progress and mistakes in the arguments to standard error. Gives the exit code: 0 where no seed
+/// failed, 1 where one did, 2 where the arguments make no sense.
+///
+/// # Errors
+/// Where `out` cannot be written.
+pub fn main(
+    arguments: impl IntoIterator<Item = OsString>,
+    scenarios: &[&dyn Scenario],
+    out: &mut impl Write,
+) -> io::Result<u8> {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            error.print()?;
+            return Ok(if error.use_stderr() { MISUSED } else { PASSED });
+        }
+    };
+    let result = match arguments.command {
+        Command::List => return list(scenarios, out),
+        Command::Run(arguments) => run::run(&arguments, scenarios, out)?,
+        Command::Replay(arguments) => replay::replay(&arguments, scenarios, out)?,
+        Command::CheckDeterminism(arguments) => determinism::check(&arguments, scenarios, out)?,
+    };
+    Ok(match result {
+        Ok(true) => PASSED,
+        Ok(false) => FAILED,
+        Err(misuse) => {
+            eprintln!("error: {misuse}");
+            MISUSED
+        }
+    })
+}
+
+fn list(scenarios: &[&dyn Scenario], out: &mut impl Write) -> io::Result<u8> {
+    let width = scenarios.iter().map(|scenario| scenario.name().len()).max();
+    for scenario in scenarios {
+        let (name, nodes) = (scenario.name(), scenario.nodes());
+        let (width, description) = (width.unwrap_or(0), scenario.description());
+        writeln!(
+            out,
+            "{name:width$}  {:>5} nodes  {description}",
+            nodes.default
+        )?;
+    }
+    Ok(PASSED)
+}
+
+/// The command that runs a seed again.
+fn replay_command(scenario: &dyn Scenario, seed: u64, nodes: Option<u32>) -> String {
+    let name = scenario.name();
+    let nodes = nodes.map_or_else(String::new, |nodes| format!(" --nodes {nodes}"));
+    format!("cargo run --release --bin campaign -- replay {name} --seed {seed}{nodes}")
+}
+
+/// What is asked for cannot be done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum Misuse {
+    #[error("there is no scenario '{name}'; the scenarios are {}", .known.join(", "))]
+    UnknownScenario {
+        name: String,
+        known: Vec<&'static str>,
+    },
+    #[error("{scenario} takes {min} to {max} nodes, not {nodes}")]
+    Nodes {
+        scenario: &'static str,
+        nodes: u32,
+        min: u32,
+        max: u32,
+    },
+}
+
+/// The scenarios that `name` means: one, or all.
+fn select<'a>(
+    scenarios: &[&'a dyn Scenario],
+    name: &str,
+    nodes: Option<u32>,
+) -> Result<Vec<&'a dyn Scenario>, Misuse> {
+    let selected: Vec<_> = scenarios
+        .iter()
+        .filter(|scenario| name == "all" || scenario.name() == name)
+        .copied()
+        .collect();
+    if selected.is_empty() {
+        let known = scenarios.iter().map(|scenario| scenario.name()).collect();
+        let name = name.to_owned();
+        return Err(Misuse::UnknownScenario { name, known });
+    }
+    for scenario in &selected {
+        let bounds = scenario.nodes();
+        if let Some(nodes) = nodes
+            && !(bounds.min..=bounds.max).contains(&nodes)
+        {
+            return Err(Misuse::Nodes {
+                scenario: scenario.name(),
+                nodes,
+                min: bounds.min,
+                max: bounds.max,
+            });
+        }
+    }
+    Ok(selected)
+}

@@ -1,0 +1,164 @@
+//! `campaign run`.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::arguments::RunArguments;
+use super::workers::{Finished, for_each_seed, run_seed};
+use super::{Misuse, replay_command, select};
+use crate::{Coverage, Options, Outcome, Scenario};
+
+/// Runs the scenarios asked for. `true` where no seed failed.
+pub(super) fn run(
+    arguments: &RunArguments,
+    scenarios: &[&dyn Scenario],
+    out: &mut impl Write,
+) -> io::Result<Result<bool, Misuse>> {
+    let selected = match select(scenarios, &arguments.scenario, arguments.nodes) {
+        Ok(selected) => selected,
+        Err(misuse) => return Ok(Err(misuse)),
+    };
+    let (mut seeds, mut failures) = (0, 0);
+    for scenario in selected {
+        let tally = run_scenario(scenario, arguments, out)?;
+        tally.print(scenario, out)?;
+        seeds += tally.seeds;
+        failures += tally.failures;
+    }
+    writeln!(out, "{seeds} seeds, {failures} failures")?;
+    Ok(Ok(failures == 0))
+}
+
+/// What all seeds of a scenario have given together.
+#[derive(Default)]
+struct Tally {
+    seeds: u64,
+    failures: u64,
+    events: u64,
+    simulated: Duration,
+    taken: Duration,
+    coverage: Coverage,
+}
+
+impl Tally {
+    fn add(&mut self, finished: &Finished<Outcome>) {
+        let outcome = &finished.result;
+        self.seeds += 1;
+        self.failures += u64::from(outcome.failure.is_some());
+        self.events += outcome.trace.events();
+        self.simulated += outcome.simulated;
+        self.taken += finished.taken;
+        self.coverage.add(&outcome.coverage);
+    }
+
+    fn print(&self, scenario: &dyn Scenario, out: &mut impl Write) -> io::Result<()> {
+        let taken = self.taken.as_secs_f64().max(f64::MIN_POSITIVE);
+        writeln!(
+            out,
+            "{}: {:.0} simulated seconds, {} events; for each second of one core {:.1} simulated seconds, {:.0} events",
+            scenario.name(),
+            self.simulated.as_secs_f64(),
+            self.events,
+            self.simulated.as_secs_f64() / taken,
+            self.events as f64 / taken,
+        )?;
+        for state in scenario.rare_states() {
+            if self.coverage.count(state) == 0 {
+                writeln!(out, "{}: never reached: {state}", scenario.name())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn run_scenario(
+    scenario: &dyn Scenario,
+    arguments: &RunArguments,
+    out: &mut impl Write,
+) -> io::Result<Tally> {
+    let options = Options {
+        nodes: arguments.nodes,
+        ..Options::default()
+    };
+    let progress = Progress::new(scenario.name(), arguments.seeds.count());
+    let mut tally = Tally::default();
+    for_each_seed(
+        &arguments.seeds,
+        arguments.jobs,
+        |seed| run_seed(scenario, seed, &options),
+        |finished| {
+            tally.add(&finished);
+            progress.step(tally.seeds, tally.failures);
+            match &finished.result.failure {
+                Some(cause) => progress.pause(|| {
+                    print_failure(scenario, finished.seed, cause, arguments.nodes, out)
+                }),
+                None => Ok(()),
+            }
+        },
+    )?;
+    progress.end();
+    Ok(tally)
+}
+
+fn print_failure(
+    scenario: &dyn Scenario,
+    seed: u64,
+    cause: &str,
+    nodes: Option<u32>,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    // One line, whatever the cause looks like.
+    let cause = cause.split_whitespace().collect::<Vec<_>>().join(" ");
+    writeln!(
+        out,
+        "{} seed {seed} failed: {cause}; replay: {}",
+        scenario.name(),
+        replay_command(scenario, seed, nodes)
+    )?;
+    out.flush()
+}
+
+/// Says on standard error how far it has come: a bar on a terminal, else a line each tenth of the way.
+struct Progress {
+    name: &'static str,
+    seeds: u64,
+    bar: ProgressBar,
+}
+
+impl Progress {
+    fn new(name: &'static str, seeds: u64) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(seeds), ProgressDrawTarget::stderr());
+        let style = "{prefix} [{bar:40}] {pos}/{len} seeds, {msg} failures, {eta} left";
+        // A style that does not parse would be seen at once in every run; the default one does as well.
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_prefix(name);
+        bar.set_message("0");
+        Self { name, seeds, bar }
+    }
+
+    fn step(&self, seeds: u64, failures: u64) {
+        if !self.bar.is_hidden() {
+            self.bar.set_message(failures.to_string());
+            self.bar.set_position(seeds);
+        } else if (seeds * 10) / self.seeds > ((seeds - 1) * 10) / self.seeds {
+            eprintln!(
+                "{}: {seeds} of {} seeds, {failures} failures",
+                self.name, self.seeds
+            );
+        }
+    }
+
+    /// Prints something else in between.
+    fn pause<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.bar.suspend(print)
+    }
+
+    fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
