@@ -1,1 +1,39 @@
-//! Fuzz targets for Smalti; their bodies also run as plain tests.
+//! Fuzz targets for Smalti.
+//!
+//! Each module is one target: `run` is its body, a function of the input's bytes alone that panics where a
+//! property does not hold, and `seeds` makes the corpus that it starts from. libFuzzer calls the body in
+//! `fuzz_targets/`; plain tests call it with the corpus and with inputs drawn from a seed, so that every
+//! test run executes it a bounded number of times.
+
+pub mod catalog_merge;
+mod script;
+pub mod wire_decode;
+
+use std::process::ExitCode;
+
+/// A seed input, and the name of the file that it is kept in.
+pub type Seed = (String, Vec<u8>);
+
+/// Every target: its name, its body and its seeds.
+pub const TARGETS: [(&str, fn(&[u8]), fn() -> Vec<Seed>); 2] = [
+    ("catalog_merge", catalog_merge::run, catalog_merge::seeds),
+    ("wire_decode", wire_decode::run, wire_decode::seeds),
+];
+
+/// Runs `body` on the files named by the program's arguments: a corpus, or inputs that failed.
+pub fn run_files(body: fn(&[u8])) -> ExitCode {
+    let mut status = ExitCode::SUCCESS;
+    for path in std::env::args_os().skip(1) {
+        match std::fs::read(&path) {
+            Ok(input) => {
+                body(&input);
+                println!("{}: passed", path.display());
+            }
+            Err(error) => {
+                eprintln!("{}: {error}", path.display());
+                status = ExitCode::FAILURE;
+            }
+        }
+    }
+    status
+}
