@@ -14,14 +14,36 @@ use std::process::ExitCode;
 /// A seed input, and the name of the file that it is kept in.
 pub type Seed = (String, Vec<u8>);
 
-/// Every target: its name, its body and its seeds.
-pub const TARGETS: [(&str, fn(&[u8]), fn() -> Vec<Seed>); 2] = [
-    ("catalog_merge", catalog_merge::run, catalog_merge::seeds),
-    ("wire_decode", wire_decode::run, wire_decode::seeds),
+/// The body of a target; it panics where a property does not hold.
+pub type Body = fn(&[u8]);
+
+/// A fuzz target.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// What it is called.
+    pub name: &'static str,
+    /// Its body.
+    pub body: Body,
+    /// Makes the inputs that it starts from.
+    pub seeds: fn() -> Vec<Seed>,
+}
+
+/// Every target.
+pub const TARGETS: [Target; 2] = [
+    Target {
+        name: "catalog_merge",
+        body: catalog_merge::run,
+        seeds: catalog_merge::seeds,
+    },
+    Target {
+        name: "wire_decode",
+        body: wire_decode::run,
+        seeds: wire_decode::seeds,
+    },
 ];
 
 /// Runs `body` on the files named by the program's arguments: a corpus, or inputs that failed.
-pub fn run_files(body: fn(&[u8])) -> ExitCode {
+pub fn run_files(body: Body) -> ExitCode {
     let mut status = ExitCode::SUCCESS;
     for path in std::env::args_os().skip(1) {
         match std::fs::read(&path) {

@@ -21,11 +21,11 @@ use smalti_core::wire::{
     decode, encode,
 };
 
-use crate::Seed;
 use crate::script::Script;
+use crate::{Body, Seed};
 
 /// The decoders, in the order of the byte that chooses them.
-const DECODERS: [(&str, fn(&[u8])); 6] = [
+const DECODERS: [(&str, Body); 6] = [
     ("frames", frames),
     ("hello", hello),
     ("message", message),
@@ -170,7 +170,7 @@ static SECRET: LazyLock<NetworkSecret> =
 pub fn seeds() -> Vec<Seed> {
     let mut seeds = Vec::new();
     let mut add = |name: &str, bytes: &[u8]| {
-        let kind = |(decoder, _): &(&str, fn(&[u8]))| name.starts_with(decoder);
+        let kind = |(decoder, _): &(&str, Body)| name.starts_with(decoder);
         let selector = DECODERS.iter().position(kind).expect("a decoder's name");
         let mut input = vec![selector as u8];
         input.extend_from_slice(bytes);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use smalti_fuzz::TARGETS;
+use smalti_fuzz::{TARGETS, Target};
 
 /// Set to write the seeds anew, after a format or a script has changed.
 const REWRITE: &str = "SMALTI_REWRITE_CORPUS";
@@ -15,10 +15,10 @@ const PREFIX: &str = "seed-";
 #[test]
 fn the_committed_seeds_are_those_of_this_version() {
     let is_rewriting = env::var_os(REWRITE).is_some();
-    for (target, _, seeds) in TARGETS {
+    for Target { name, seeds, .. } in TARGETS {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("corpus")
-            .join(target);
+            .join(name);
         let seeds = seeds().into_iter();
         let expected: BTreeMap<_, _> = seeds
             .map(|(n, bytes)| (format!("{PREFIX}{n}"), bytes))
@@ -29,7 +29,7 @@ fn the_committed_seeds_are_those_of_this_version() {
         let committed = read(&folder);
         assert!(
             committed == expected,
-            "{target}: run {REWRITE}=1 cargo test -p smalti-fuzz --test corpus, and commit what \
+            "{name}: run {REWRITE}=1 cargo test -p smalti-fuzz --test corpus, and commit what \
              it writes; it differs in {:?}",
             differing(&committed, &expected)
         );
