@@ -10,28 +10,34 @@ use std::sync::LazyLock;
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use smalti_core::id::{Digest, Instance, NetworkId, PeerId, SecretKey, StreamId, Tag};
+use smalti_core::id::{Digest, Instance, NetworkId, PeerId, SecretKey, StreamId, Tag, UniqueId};
 use smalti_core::protocol::discovery::{
     Aged, Catalog, EntryId, Fingerprint, Message, PeerAddr, PeerEntry, Priority, SignedPeerEntry,
     StreamInfo, SyncMessage, VerifiedEntry,
 };
+use smalti_core::protocol::streams::segment::{DatumTooLarge, Position, Segment, SegmentWriter};
+use smalti_core::protocol::streams::{Accepted, ConsumerNumber, Refusal, Reply, Subscribe};
 use smalti_core::runtime::Side;
+use smalti_core::time::WallTime;
 use smalti_core::wire::{
-    FrameBuffer, FrameError, Hello, HelloContext, NetworkSecret, WIRE_VERSIONS, append_frame,
-    decode, encode,
+    FRAME_HEADER_LEN, FrameBuffer, FrameError, Hello, HelloContext, NetworkSecret, WIRE_VERSIONS,
+    append_frame, decode, encode,
 };
 
 use crate::script::Script;
 use crate::{Body, Seed};
 
 /// The decoders, in the order of the byte that chooses them.
-const DECODERS: [(&str, Body); 6] = [
+const DECODERS: [(&str, Body); 9] = [
     ("frames", frames),
     ("hello", hello),
     ("message", message),
     ("sync-message", sync_message),
     ("entry", entry),
     ("text", text),
+    ("subscribe", subscribe),
+    ("reply", reply),
+    ("segment", segment),
 ];
 
 /// The body of the target.
@@ -147,6 +153,38 @@ fn entry(input: &[u8]) {
     }
 }
 
+fn subscribe(input: &[u8]) {
+    round_trip::<Subscribe>(input);
+}
+
+fn reply(input: &[u8]) {
+    round_trip::<Reply>(input);
+}
+
+/// A segment has one encoding, so that writing its datums anew gives its bytes.
+fn segment(input: &[u8]) {
+    let Ok(segment) = Segment::parse(Bytes::copy_from_slice(input)) else {
+        return;
+    };
+    let (first, count) = (segment.next_sequence(), segment.left());
+    let mut written = BytesMut::new();
+    let mut writer = SegmentWriter::begin(&mut written, first, segment.at());
+    let mut left = segment;
+    let mut position = Position::new(first);
+    while let Some((sequence, datum)) = left.take() {
+        assert_eq!(position.advance(sequence, 1), Ok(0), "a datum is missing");
+        let pushed: Result<(), DatumTooLarge> = writer.push(&mut written, |out| {
+            out.extend_from_slice(&datum);
+            Ok(())
+        });
+        assert_eq!(pushed, Ok(()));
+    }
+    assert!(left.is_empty() && left.len() == 0);
+    assert_eq!(writer.count(), count);
+    writer.seal(&mut written);
+    assert_eq!(&written[FRAME_HEADER_LEN..], input);
+}
+
 fn text(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     round_trip_text::<PeerAddr>(&text);
@@ -221,7 +259,48 @@ pub fn seeds() -> Vec<Seed> {
     add("entry-signed", &encode(&verified).expect("it is an entry"));
     add("entry-content", &encode(&content).expect("it is an entry"));
     add("text-address", address.to_string().as_bytes());
+
+    let subscribe = Subscribe {
+        stream: StreamId::from("orders"),
+        schema: stream.schema,
+        consumer: ConsumerNumber(1),
+    };
+    add("subscribe", &encode(&subscribe).expect("it can be encoded"));
+    for (name, reply) in replies(stream.schema) {
+        add(name, &encode(&reply).expect("it can be encoded"));
+    }
+    let mut frame = BytesMut::new();
+    let mut writer = SegmentWriter::begin(&mut frame, 7, WallTime::from_micros(1));
+    for datum in [&b"first"[..], b"", b"third"] {
+        let pushed: Result<(), DatumTooLarge> = writer.push(&mut frame, |out| {
+            out.extend_from_slice(datum);
+            Ok(())
+        });
+        pushed.expect("it is short");
+    }
+    writer.seal(&mut frame);
+    add("segment", &frame[FRAME_HEADER_LEN..]);
     seeds
+}
+
+fn replies(schema: Digest) -> Vec<(&'static str, Reply)> {
+    let accepted = Accepted {
+        instance: UniqueId::from("life"),
+        first: 7,
+    };
+    let differs = Refusal::SchemaDiffers {
+        producer: schema,
+        consumer: Digest::of("another", &[]),
+    };
+    vec![
+        ("reply-accepted", Reply::Accepted(accepted)),
+        ("reply-unknown", Reply::Refused(Refusal::UnknownStream)),
+        ("reply-schema", Reply::Refused(differs)),
+        (
+            "reply-capacity",
+            Reply::Refused(Refusal::NoCapacity { max: 16 }),
+        ),
+    ]
 }
 
 fn messages(address: &PeerAddr, entry: &VerifiedEntry) -> Vec<(&'static str, Message)> {

@@ -5,9 +5,9 @@ use rand_chacha::ChaCha8Rng;
 use smalti_fuzz::{Body, Seed, TARGETS, catalog_merge, wire_decode};
 
 /// Inputs of each kind for the decoders, which take microseconds.
-const DECODED: usize = 20_000;
+const DECODED: usize = 5_000;
 /// Inputs of each kind for the scripts, which take milliseconds.
-const SCRIPTS: usize = 300;
+const SCRIPTS: usize = 200;
 /// The longest input.
 const LEN_MAX: usize = 256;
 

@@ -230,7 +230,6 @@ impl Node {
                 return;
             };
             match output {
-                Output::Connect(peer) => self.machine.handle(now, Input::ConnectFailed(peer.id)),
                 Output::Probe(peer) => {
                     let (peer, sample) = (peer.id, None);
                     self.machine.handle(now, Input::Rtt { peer, sample });
@@ -250,7 +249,9 @@ impl Node {
                     self.session = Session::None;
                 }
                 Output::Done { result, .. } => self.done = Some(result),
-                Output::Disconnect(_)
+                // A dial is never answered: the machine gives it up in its own time.
+                Output::Connect(_)
+                | Output::Disconnect(_)
                 | Output::Send(..)
                 | Output::SyncSend { .. }
                 | Output::SyncClose { .. }
