@@ -212,7 +212,7 @@ impl Stage {
         self.synchronise(0, 1);
         self.check();
         // Whoever was outbid under its own name is above that by now.
-        self.advance(2 * nodes::RAISE_TIME_MAX);
+        self.advance(nodes::RAISE_TIME_MAX);
         self.check();
         self.nodes.iter().for_each(Node::check_own_is_above);
     }

@@ -45,7 +45,7 @@ pub(super) fn discovery(name: &str, network: &str, wall: WallTime, run: &str) ->
     let config = Config::builder()
         .with_purge_after(PURGE_AFTER)
         // Signing takes most of the time, so the nodes repeat themselves seldom.
-        .with_announce_interval(PURGE_AFTER / 3)
+        .with_announce_interval(PURGE_AFTER / 2)
         .with_announce_jitter(0.0)
         .with_tags(run)
         .no_auto_bootstrap()
