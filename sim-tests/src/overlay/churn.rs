@@ -58,7 +58,9 @@ impl Scenario for Churn {
         let network = Network::new(&streams, nodes, BOOTSTRAP, plan.config.clone());
         let mut world = World::new(seed, network.watching_all(nodes));
         world.trace_mut().record_lines(options.lines.clone());
-        let schedule = plan.faults.schedule(&streams, nodes, SimTime::from(TROUBLE));
+        let schedule = plan
+            .faults
+            .schedule(&streams, nodes, SimTime::from(TROUBLE));
         world.add_faults(&schedule);
         observe(world, plan.describe(), |world, measured| {
             plan.carry_out(world);
@@ -86,7 +88,9 @@ fn settled(world: &mut Overlay, config: &Config, measured: &mut Vec<String>) -> 
         world.now().since(calm),
         world.environment().members.live().count(),
     );
-    measured.push(format!("{live} live nodes agreed {taken:?} after the last fault"));
+    measured.push(format!(
+        "{live} live nodes agreed {taken:?} after the last fault"
+    ));
     let until = world.now() + STAYS;
     while world.now() < until {
         let next = world.now() + Duration::from_millis(500);
@@ -138,10 +142,7 @@ impl Plan {
     }
 
     fn describe(&self) -> Vec<String> {
-        let mut lines = vec![
-            format!("{:?}", self.faults),
-            format!("{:?}", self.config),
-        ];
+        let mut lines = vec![format!("{:?}", self.faults), format!("{:?}", self.config)];
         lines.extend(self.steps.iter().map(|(at, step)| format!("{at} {step:?}")));
         lines
     }
@@ -197,7 +198,9 @@ fn draw_steps(rng: &mut ChaCha8Rng, nodes: u32) -> Vec<(SimTime, Step)> {
         steps.push((at, Step::Leave(node)));
         steps.push((at + LINGERS, Step::End(node)));
     });
-    some(rng, &mut |rng, node| steps.push((any_time(rng), Step::Crash(node))));
+    some(rng, &mut |rng, node| {
+        steps.push((any_time(rng), Step::Crash(node)))
+    });
     some(rng, &mut |rng, node| {
         let seconds = 1 + below(rng, 120) as u32;
         let at = any_time(rng);

@@ -1,1 +1,0 @@
-//! Examples of Smalti, the quickstart among them.
