@@ -27,7 +27,10 @@ const QUEUED_MESSAGES_MAX: usize = 256;
 
 /// The links of the node, at most one to each peer.
 pub(super) struct Links {
+    /// The tasks of open links, which carry the node's departure too.
     tasks: Tasks,
+    /// Everything else, which ends as soon as the node has left.
+    receiving: Tasks,
     connections: Connections,
     events: mpsc::Sender<Event>,
     catalog: watch::Receiver<Catalog>,
@@ -54,6 +57,7 @@ struct OpenLink {
 impl Links {
     pub(super) fn new(
         tasks: Tasks,
+        receiving: Tasks,
         connections: Connections,
         events: mpsc::Sender<Event>,
         catalog: watch::Receiver<Catalog>,
@@ -61,6 +65,7 @@ impl Links {
     ) -> Self {
         Self {
             tasks,
+            receiving,
             connections,
             events,
             catalog,
@@ -73,7 +78,7 @@ impl Links {
     /// Opens a link to `peer` in the background.
     pub(super) fn connect(&self, peer: PeerId) {
         let (connections, events) = (self.connections.clone(), self.events.clone());
-        self.tasks.spawn("open gossip link", async move {
+        self.receiving.spawn("open gossip link", async move {
             let event = match connections.open::<Gossip>(peer).await {
                 Ok(link) => Event::LinkUp {
                     link,
@@ -138,7 +143,7 @@ impl Links {
             let id = link.id;
             self.close(peer);
             let events = self.events.clone();
-            self.tasks.spawn("report slow neighbour", async move {
+            self.receiving.spawn("report slow neighbour", async move {
                 let _ = events.send(Event::LinkLost(id)).await;
             });
         }

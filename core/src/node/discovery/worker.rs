@@ -86,6 +86,7 @@ pub(crate) fn start(
     let worker = Worker {
         links: Links::new(
             tasks.child(),
+            receiving.clone(),
             connections.clone(),
             events.clone(),
             catalog.subscribe(),
