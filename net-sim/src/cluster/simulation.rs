@@ -169,8 +169,8 @@ impl Simulation {
         self
     }
 
-    /// Until when faults of the plan come and go; by then all is well again, but for the network's loss
-    /// and latency and for clocks. Default: half of the run's [`duration`](Self::duration).
+    /// Until when faults of the plan come and go; by then all is well again, but for the network's
+    /// loss and latency. Default: half of the run's [`duration`](Self::duration).
     #[must_use]
     pub fn faults_until(mut self, until: Duration) -> Self {
         self.faults_until = Some(until);

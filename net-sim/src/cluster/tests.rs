@@ -645,3 +645,26 @@ fn nodes_find_each_other_the_same_way_each_time() {
         report.time
     );
 }
+
+#[test]
+fn nodes_find_each_other_again_after_whatever_went_wrong() {
+    for seed in 0..12 {
+        let plan = FaultPlan::swarm(&mut Streams::new(seed).stream("plan"));
+        let simulation = (0..4)
+            .fold(Simulation::new(seed), |simulation, number| {
+                simulation.service(&format!("node-{number}"), |network| sees(network, 3))
+            })
+            .faults(FaultPlan { spared: 1, ..plan })
+            .faults_until(Duration::from_secs(30))
+            .script(|control| async move {
+                control.sleep(Duration::from_secs(31)).await;
+                for number in 0..4 {
+                    let name = format!("node-{number}");
+                    control.wait_until(|| control.has_finished(&name)).await;
+                }
+            });
+        if let Err(error) = simulation.run() {
+            panic!("{error}");
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! Which faults a run has, and how strong: drawn for each seed, then made into a schedule.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
@@ -120,8 +121,7 @@ impl FaultPlan {
     }
 
     /// Draws what happens when, to `nodes` nodes, from the run's beginning to `until`. By then all that
-    /// went wrong with nodes and partitions has been put right again; how the network treats packets, and
-    /// clocks, stay as they are.
+    /// went wrong has been put right again, but for how the network treats packets.
     ///
     /// Each class draws from a stream of its own: taking one out of the plan does not move the others.
     #[must_use]
@@ -199,6 +199,7 @@ impl FaultPlan {
                 at_start(Fault::Jump(node, offset));
             }
         }
+        set_clocks_right(&mut events, until);
         // Stable: what falls on one nanosecond keeps the order of the classes.
         events.sort_by_key(|event| event.at);
         FaultSchedule {
@@ -206,6 +207,33 @@ impl FaultPlan {
             events,
         }
     }
+}
+
+/// Sets the clocks right at `until`, as far as the events have set them wrong. What a clock has gained or
+/// lost by drift stays.
+fn set_clocks_right(events: &mut Vec<FaultEvent>, until: SimTime) {
+    let (mut jumps, mut drifts) = (BTreeMap::<NodeIndex, i64>::new(), BTreeSet::new());
+    for event in &*events {
+        match event.fault {
+            Fault::Jump(node, micros) => {
+                let sum = jumps.entry(node).or_default();
+                *sum = sum.saturating_add(micros);
+            }
+            Fault::Drift(node, _) => {
+                drifts.insert(node);
+            }
+            _ => {}
+        }
+    }
+    let drifts = drifts.into_iter().map(|node| Fault::Drift(node, 0));
+    let jumps = jumps
+        .into_iter()
+        .map(|(node, sum)| Fault::Jump(node, sum.saturating_neg()));
+    events.extend(
+        drifts
+            .chain(jumps)
+            .map(|fault| FaultEvent { at: until, fault }),
+    );
 }
 
 /// Draws one fault of a class and what ends it.
@@ -300,7 +328,7 @@ mod tests {
             };
             let schedule = plan.schedule(&Streams::new(seed), 7, MINUTE);
             assert!(schedule.events.is_sorted_by_key(|event| event.at));
-            let (mut down, mut paused) = (0i32, 0i32);
+            let (mut down, mut paused, mut offset, mut drift) = (0i32, 0i32, 0i64, 0i32);
             for event in &schedule.events {
                 assert!(event.at <= MINUTE);
                 match &event.fault {
@@ -311,10 +339,12 @@ mod tests {
                     Fault::Restart(_) => down -= 1,
                     Fault::Pause(_) => paused += 1,
                     Fault::Resume(_) => paused -= 1,
+                    Fault::Jump(_, micros) => offset += micros,
+                    Fault::Drift(NodeIndex(3), ppm) => drift = *ppm,
                     _ => {}
                 }
             }
-            assert_eq!((down, paused), (0, 0));
+            assert_eq!((down, paused, offset, drift), (0, 0, 0, 0));
         }
     }
 
