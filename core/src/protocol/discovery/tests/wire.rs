@@ -71,7 +71,7 @@ impl Pair {
             Some(RequestId(1))
         )));
         self.with(1, |sessions, ctx| {
-            sessions.opened(ctx, IDS[1], PeerId::from_bytes([2; 32]))
+            sessions.opened(ctx, IDS[1], PeerId::from_bytes([2; 32]));
         });
         let mut ended = [None, None];
         loop {
@@ -290,7 +290,7 @@ proptest! {
 fn ranges_that_overlap_break_the_protocol() {
     let mut pair = Pair::new(&entries(0..50, 0), &[]);
     pair.with(0, |sessions, ctx| {
-        sessions.opened(ctx, IDS[1], PeerId::from_bytes([2; 32]))
+        sessions.opened(ctx, IDS[1], PeerId::from_bytes([2; 32]));
     });
     let question = Question::Whole {
         range: Range::ALL,
