@@ -291,7 +291,10 @@ fn an_announcement_costs_a_node_no_more_than_three_times_its_size_and_fan_out() 
     net.check = false;
     net.run(secs(20));
     let announced = |net: &Net| {
-        let versions = net.nodes.values().map(|node| node.machine.local().version().sequence);
+        let versions = net
+            .nodes
+            .values()
+            .map(|node| node.machine.local().version().sequence);
         versions.sum::<u64>() as usize
     };
     let before = announced(&net);
@@ -302,7 +305,10 @@ fn an_announcement_costs_a_node_no_more_than_three_times_its_size_and_fan_out() 
     let bound = 3 * net.machine(0).local().wire_len() * 5;
     for (id, bytes) in bytes {
         let each = bytes / count;
-        assert!(each < bound, "{id:?} sent {each} bytes for an announcement; {bound} are allowed");
+        assert!(
+            each < bound,
+            "{id:?} sent {each} bytes for an announcement; {bound} are allowed"
+        );
     }
 }
 
