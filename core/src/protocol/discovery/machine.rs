@@ -13,7 +13,7 @@ use super::io::{
     Command, Event, Identity, Input, LocalChange, Output, Refusal, RequestError, RequestId,
     SessionId,
 };
-use super::messages::{Aged, EntryId, Message, SyncMessage};
+use super::messages::{Aged, Message, SyncMessage};
 use super::overlay::broadcast::Broadcast;
 use super::overlay::views::{Change, Views};
 use super::own::{Heard, Own};
@@ -326,10 +326,9 @@ impl Discovery {
                 }
             }
             Message::IHave { entries } => {
-                for id in entries {
-                    let is_news = self.is_news(&id);
-                    self.broadcast.announced(now, &from, id, is_news);
-                }
+                let records = &self.records;
+                self.broadcast
+                    .announced(now, &from, &entries, |id| records.is_news(id));
             }
             Message::Graft { peers } => {
                 self.broadcast.graft(&from);
@@ -364,13 +363,6 @@ impl Discovery {
                 self.views
                     .shuffle_reply(&mut context!(self, now), path, peers);
             }
-        }
-    }
-
-    fn is_news(&self, id: &EntryId) -> bool {
-        match self.records.catalog().record(&id.peer) {
-            Some(record) => record.entry.version() < id.version,
-            None => self.records.may_take(id),
         }
     }
 

@@ -180,11 +180,15 @@ impl Records {
         (!entry.is_departed() && !entry.addresses().is_empty()).then(|| entry.address())
     }
 
-    /// Whether an entry that is announced, of a peer that is not here, would be taken.
-    pub(super) fn may_take(&self, id: &EntryId) -> bool {
-        self.graves
-            .get(&id.peer)
-            .is_none_or(|buried| id.version > *buried)
+    /// Whether an entry that is announced is newer than what is here.
+    pub(super) fn is_news(&self, id: &EntryId) -> bool {
+        match self.catalog.record(&id.peer) {
+            Some(record) => record.entry.version() < id.version,
+            None => self
+                .graves
+                .get(&id.peer)
+                .is_none_or(|buried| id.version > *buried),
+        }
     }
 
     /// When [`purge`](Self::purge) may have something to do.

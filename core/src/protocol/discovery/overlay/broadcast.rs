@@ -193,24 +193,29 @@ impl Broadcast {
         }
     }
 
-    /// `from` has announced `id`; `is_news` where this node has nothing as new.
+    /// `from` has announced `entries`; `is_news` tells where this node has nothing as new.
     pub(in super::super) fn announced(
         &mut self,
         now: Instant,
         from: &PeerId,
-        id: EntryId,
-        is_news: bool,
+        entries: &[EntryId],
+        is_news: impl Fn(&EntryId) -> bool,
     ) {
         let Some(neighbour) = self.neighbour(from) else {
             return;
         };
-        if !is_news {
-            // It need not be told what it has just told.
-            if let Some(position) = neighbour.announced.iter().position(|other| *other == id) {
-                neighbour.announced.swap_remove(position);
+        // It need not be told what it has just told. Lists are sent in descending order.
+        neighbour
+            .announced
+            .retain(|mine| entries.binary_search_by(|theirs| mine.cmp(theirs)).is_err());
+        for id in entries {
+            if is_news(id) {
+                self.await_entry(now, from, *id);
             }
-            return;
         }
+    }
+
+    fn await_entry(&mut self, now: Instant, from: &PeerId, id: EntryId) {
         let room = self.missing.len() < MISSING_MAX && self.asking.len() < 2 * MISSING_MAX;
         match self.missing.get_mut(&id.peer) {
             Some(missing) if missing.version < id.version => {

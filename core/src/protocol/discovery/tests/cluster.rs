@@ -284,3 +284,42 @@ fn same_seed_same_run() {
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
 }
+
+#[test]
+fn an_announcement_costs_a_node_no_more_than_three_times_its_size_and_fan_out() {
+    let mut net = converged(10, 150);
+    net.check = false;
+    net.run(secs(20));
+    let announced = |net: &Net| {
+        let versions = net
+            .nodes
+            .values()
+            .map(|node| node.machine.local().version().sequence);
+        versions.sum::<u64>() as usize
+    };
+    let before = announced(&net);
+    net.gossip_bytes = Some(Default::default());
+    net.run(secs(60));
+    let count = announced(&net) - before;
+    let bytes = net.gossip_bytes.take().unwrap();
+    let bound = 3 * net.machine(0).local().wire_len() * 5;
+    for (id, bytes) in bytes {
+        let each = bytes / count;
+        assert!(
+            each < bound,
+            "{id:?} sent {each} bytes for an announcement; {bound} are allowed"
+        );
+    }
+}
+
+#[test]
+fn periodic_comparison_of_catalogs_stays_cheap() {
+    let mut net = converged(11, 100);
+    net.check = false;
+    net.run(secs(20));
+    net.sync_bytes = Some(0);
+    net.run(secs(150));
+    // Ten comparisons of each node, of catalogs in which a few announcements are under way.
+    let each = net.sync_bytes.unwrap() / 1_000;
+    assert!(each < 4_000, "{each} bytes for a comparison");
+}

@@ -2,3 +2,6 @@
 
 mod cluster;
 mod harness;
+mod laws;
+mod single;
+mod wire;
