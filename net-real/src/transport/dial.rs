@@ -109,7 +109,7 @@ async fn stagger(endpoint: &QuicEndpoint, more: bool) {
     if more {
         endpoint.sleep(endpoint.tuning.dial_stagger).await;
     } else {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

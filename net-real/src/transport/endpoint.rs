@@ -123,7 +123,7 @@ impl QuicEndpoint {
             None
         } else {
             let mut token_key = [0; 64];
-            fill(&*tls.crypto.secure_random, &mut token_key);
+            fill(tls.crypto.secure_random, &mut token_key);
             let token_key = ring::hkdf::Salt::new(ring::hkdf::HKDF_SHA256, &[]).extract(&token_key);
             let mut server = quinn::ServerConfig::new(tls.server(&protocols)?, Arc::new(token_key));
             server

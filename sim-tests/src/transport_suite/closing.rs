@@ -6,9 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::join;
-use smalti_core::runtime::{
-    Connection, ConnectionError, DialError, Endpoint, SendDatagramError, SendStream, StreamError,
-};
+use smalti_core::runtime::{ConnectionError, DialError, SendDatagramError, StreamError};
 use smalti_core::wire::CloseCode;
 
 use super::{ECHO, Node, Pair, World, pattern, try_read_to_end, try_write};

@@ -7,9 +7,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{join, join_all};
 use smalti_core::id::SecretKey;
-use smalti_core::runtime::{
-    Clock, Connection, DialError, Endpoint, Entropy, SendDatagramError, Side,
-};
+use smalti_core::runtime::{Connection, DialError, SendDatagramError, Side};
 use smalti_core::time::Duration;
 
 use super::{ECHO, Node, OTHER, Pair, UNKNOWN, World};

@@ -5,6 +5,8 @@
 //!
 //! They wait for conditions, and use the clock only as a bound that a failure would hit.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 pub mod closing;
 pub mod connecting;
 pub mod streams;

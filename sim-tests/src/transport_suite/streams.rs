@@ -4,7 +4,7 @@ use std::future::poll_fn;
 
 use bytes::Bytes;
 use futures_util::future::{join, join_all};
-use smalti_core::runtime::{Connection, RecvStream, SendStream, StreamError};
+use smalti_core::runtime::{Connection, StreamError};
 use smalti_core::wire::CloseCode;
 
 use super::{Pair, World, pattern, read, read_to_end, takes, try_read_to_end, try_write, write};
