@@ -49,14 +49,16 @@ fn first_difference(scenario: &dyn Scenario, seed: u64, nodes: Option<u32>) -> O
     options.lines = first.first_divergence(&second)?;
     let (again, once_more) = (run(&options), run(&options));
     let pairs = again.lines().iter().zip(once_more.lines());
-    Some(match pairs.into_iter().find(|(ours, theirs)| ours != theirs) {
-        Some((ours, theirs)) => format!("'{ours}' and '{theirs}'"),
-        None => format!(
-            "hashes {:016x} and {:016x} after {} and {} events, and not when run again",
-            first.hash(),
-            second.hash(),
-            first.events(),
-            second.events()
-        ),
-    })
+    Some(
+        match pairs.into_iter().find(|(ours, theirs)| ours != theirs) {
+            Some((ours, theirs)) => format!("'{ours}' and '{theirs}'"),
+            None => format!(
+                "hashes {:016x} and {:016x} after {} and {} events, and not when run again",
+                first.hash(),
+                second.hash(),
+                first.events(),
+                second.events()
+            ),
+        },
+    )
 }

@@ -92,9 +92,8 @@ fn run_scenario(
             tally.add(&finished);
             progress.step(tally.seeds, tally.failures);
             match &finished.result.failure {
-                Some(cause) => progress.pause(|| {
-                    print_failure(scenario, finished.seed, cause, arguments.nodes, out)
-                }),
+                Some(cause) => progress
+                    .pause(|| print_failure(scenario, finished.seed, cause, arguments.nodes, out)),
                 None => Ok(()),
             }
         },

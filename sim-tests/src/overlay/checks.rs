@@ -25,7 +25,10 @@ pub(super) fn observe(
     let mut coverage = world.environment().coverage.clone();
     let in_step = |event: &&FaultEvent| matches!(event.fault, Fault::CrashAfter(..));
     let faults = world.recorded_faults().to_vec();
-    coverage.reach_times(rare::CRASHED_IN_STEP, faults.iter().filter(in_step).count() as u64);
+    coverage.reach_times(
+        rare::CRASHED_IN_STEP,
+        faults.iter().filter(in_step).count() as u64,
+    );
     Outcome {
         trace: world.trace().clone(),
         simulated: world.now().since(SimTime::ZERO),
@@ -119,7 +122,9 @@ pub(super) fn connectedness(world: &Overlay) -> Result<(), String> {
         return Ok(());
     }
     let (parted, all) = (unreached.len(), machines.len());
-    Err(format!("{parted} of {all} nodes are not connected with the others: {unreached:?}"))
+    Err(format!(
+        "{parted} of {all} nodes are not connected with the others: {unreached:?}"
+    ))
 }
 
 /// The most neighbours that a node has in the overlay.

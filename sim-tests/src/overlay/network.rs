@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use smalti_core::id::{Instance, NetworkId};
 use smalti_core::protocol::discovery::{
-    Config, Discovery, Event, Identity, Input, Message, Output, PeerAddr, RequestError,
-    SyncMessage,
+    Config, Discovery, Event, Identity, Input, Message, Output, PeerAddr, RequestError, SyncMessage,
 };
 use smalti_core::unique_id;
 use smalti_sim::NodeIndex;
@@ -97,7 +96,9 @@ impl Network {
         if self.loner == Some(node) {
             return Vec::new();
         }
-        let others = (0..self.bootstrap).map(NodeIndex).filter(|peer| *peer != node);
+        let others = (0..self.bootstrap)
+            .map(NodeIndex)
+            .filter(|peer| *peer != node);
         others.map(|peer| self.members.address(peer)).collect()
     }
 
@@ -126,7 +127,9 @@ impl Network {
         self.sessions.leave(node, ctx);
         let now = ctx.now();
         let others = self.members.live().map(|(other, ..)| other);
-        let is_cut_off = others.into_iter().any(|other| ctx.faults().is_cut(node, other));
+        let is_cut_off = others
+            .into_iter()
+            .any(|other| ctx.faults().is_cut(node, other));
         if is_cut_off {
             self.coverage.reach(rare::LEFT_PARTITIONED);
         }
@@ -249,7 +252,7 @@ impl Environment<Discovery> for Network {
         self.sessions.links.fault(fault, ctx);
         match fault {
             Fault::Crash(node) => self.crashed(*node),
-            Fault::Jump(node, _) => {
+            Fault::Jump(node, _) if ctx.is_up(*node) => {
                 let wall = ctx.wall(*node);
                 ctx.deliver(*node, Input::Wall(wall));
             }
@@ -278,9 +281,7 @@ impl Environment<Discovery> for Network {
             Input::Connected(peer) => trace::digest(&(1u8, peer)),
             Input::ConnectFailed(peer) => trace::digest(&(2u8, peer)),
             Input::Disconnected(peer) => trace::digest(&(3u8, peer)),
-            Input::Message { from, message } => {
-                trace::digest(&(4u8, from, bytes::digest(message)))
-            }
+            Input::Message { from, message } => trace::digest(&(4u8, from, bytes::digest(message))),
             Input::SyncOpened { session, peer } => trace::digest(&(5u8, session, peer)),
             Input::SyncMessage { session, message } => {
                 trace::digest(&(6u8, session, bytes::digest(message)))

@@ -91,7 +91,11 @@ impl Plan {
                 Duration::from_millis(5),
             )),
             _ => {
-                let min = between(&mut rng, Duration::from_millis(1), Duration::from_millis(50));
+                let min = between(
+                    &mut rng,
+                    Duration::from_millis(1),
+                    Duration::from_millis(50),
+                );
                 let mean = min + between(&mut rng, Duration::ZERO, Duration::from_millis(50));
                 let max = mean * 5;
                 Latency { min, mean, max }
@@ -145,7 +149,9 @@ fn join(
     })
     .map_err(|cause| format!("the network does not agree after {CONVERGES_WITHIN:?}: {cause}"))?;
     let taken = world.now().since(joined);
-    measured.push(format!("agreement {taken:?} after the last of {nodes} nodes joined"));
+    measured.push(format!(
+        "agreement {taken:?} after the last of {nodes} nodes joined"
+    ));
     Ok(())
 }
 
@@ -175,7 +181,9 @@ fn announce(
         let mut machines = world.machines();
         let lacking = machines
             .find(|(_, machine)| !machine.catalog().get(&id).is_some_and(|e| e.has_tag(&tag)));
-        lacking.map_or(Ok(()), |(node, _)| Err(format!("{node} has not heard of it")))
+        lacking.map_or(Ok(()), |(node, _)| {
+            Err(format!("{node} has not heard of it"))
+        })
     })
     .map_err(|cause| format!("an announcement does not spread in {SPREADS_WITHIN:?}: {cause}"))?;
     let taken = world.now().since(announced);

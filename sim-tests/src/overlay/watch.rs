@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use smalti_core::id::{Instance, PeerId};
 use smalti_core::protocol::discovery::{EntryVersion, Event, Message, PeerEntry, SyncMessage};
-use smalti_core::wire::FRAME_HEADER_LEN;
 use smalti_core::time::Duration;
+use smalti_core::wire::FRAME_HEADER_LEN;
 use smalti_sim::NodeIndex;
 use smalti_sim::time::SimTime;
 
@@ -180,7 +180,10 @@ impl Meter {
 
     /// Counts `message`, which goes between `node` and `with`.
     pub(super) fn session(&mut self, node: NodeIndex, with: NodeIndex, message: &SyncMessage) {
-        if self.joiner.is_some_and(|joiner| joiner == node || joiner == with) {
+        if self
+            .joiner
+            .is_some_and(|joiner| joiner == node || joiner == with)
+        {
             self.synchronised += bytes::wire_len(message);
             self.messages += 1;
         }
