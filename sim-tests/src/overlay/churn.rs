@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use smalti_core::protocol::discovery::{Command, Config, Input, RequestId};
 use smalti_sim::NodeIndex;
 use smalti_sim::bare::World;
-use smalti_sim::faults::{Fault, FaultPlan};
+use smalti_sim::faults::{Fault, FaultEvent, FaultPlan};
 use smalti_sim::rng::{Streams, below, between, chance};
 use smalti_sim::time::SimTime;
 
@@ -58,12 +58,21 @@ impl Scenario for Churn {
         let network = Network::new(&streams, nodes, BOOTSTRAP, plan.config.clone());
         let mut world = World::new(seed, network.watching_all(nodes));
         world.trace_mut().record_lines(options.lines.clone());
-        let schedule = plan
+        let mut schedule = plan
             .faults
             .schedule(&streams, nodes, SimTime::from(TROUBLE));
+        // Nodes come one by one, each with its clock.
+        let is_clock = |event: &mut FaultEvent| {
+            event.at == SimTime::ZERO && matches!(event.fault, Fault::Drift(..) | Fault::Jump(..))
+        };
+        let clocks: Vec<Fault> = schedule
+            .events
+            .extract_if(.., is_clock)
+            .map(|event| event.fault)
+            .collect();
         world.add_faults(&schedule);
         observe(world, plan.describe(), |world, measured| {
-            plan.carry_out(world);
+            plan.carry_out(world, &clocks);
             world.run_until(SimTime::from(TROUBLE));
             world.apply(Fault::RepairAll);
             settled(world, &plan.config, measured)
@@ -147,11 +156,11 @@ impl Plan {
         lines
     }
 
-    fn carry_out(&self, world: &mut Overlay) {
-        let mut set_back = BTreeMap::new();
+    fn carry_out(&self, world: &mut Overlay, clocks: &[Fault]) {
+        let mut off_by = BTreeMap::new();
         for (at, step) in &self.steps {
             world.run_until(*at);
-            step.carry_out(world, &mut set_back);
+            step.carry_out(world, clocks, &mut off_by);
         }
     }
 }
@@ -214,11 +223,21 @@ fn draw_steps(rng: &mut ChaCha8Rng, nodes: u32) -> Vec<(SimTime, Step)> {
 }
 
 impl Step {
-    /// `set_back` tells by how much clocks are off that are to be put right.
-    fn carry_out(self, world: &mut Overlay, set_back: &mut BTreeMap<NodeIndex, i64>) {
+    /// `clocks` tells how the clocks of nodes are off from the start, and `off_by` takes note of how far they were set
+    /// back since.
+    fn carry_out(
+        self,
+        world: &mut Overlay,
+        clocks: &[Fault],
+        off_by: &mut BTreeMap<NodeIndex, i64>,
+    ) {
         match self {
             Self::Join => {
-                world.add_node();
+                let node = world.add_node();
+                let own = clocks.iter().filter(
+                    |fault| matches!(fault, Fault::Drift(of, _) | Fault::Jump(of, _) if *of == node),
+                );
+                own.cloned().for_each(|fault| world.apply(fault));
             }
             Self::Leave(node) => {
                 let command = Command::Leave;
@@ -241,10 +260,10 @@ impl Step {
                 world.apply(Fault::Crash(node));
                 world.apply(Fault::Jump(node, -micros));
                 world.apply(Fault::Restart(node));
-                *set_back.entry(node).or_default() += micros;
+                *off_by.entry(node).or_default() += micros;
             }
             Self::PutRight(node) => {
-                if let Some(micros) = set_back.remove(&node) {
+                if let Some(micros) = off_by.remove(&node) {
                     world.apply(Fault::Jump(node, micros));
                 }
             }

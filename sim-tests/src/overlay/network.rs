@@ -252,7 +252,7 @@ impl Environment<Discovery> for Network {
         self.sessions.links.fault(fault, ctx);
         match fault {
             Fault::Crash(node) => self.crashed(*node),
-            Fault::Jump(node, _) => {
+            Fault::Jump(node, _) if ctx.is_up(*node) => {
                 let wall = ctx.wall(*node);
                 ctx.deliver(*node, Input::Wall(wall));
             }
