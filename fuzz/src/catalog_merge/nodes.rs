@@ -19,6 +19,9 @@ pub(super) const NETWORK: &str = "fuzz";
 /// A node that was outbid under its own name has moved above that after this time.
 pub(super) const RAISE_TIME_MAX: Duration = Duration::from_secs(60);
 
+/// Who all gossip comes from.
+const NEIGHBOUR: PeerId = PeerId::from_bytes([1; 32]);
+
 /// Outputs that may follow from one input, the answers that the driver gives included.
 const OUTPUTS_MAX: usize = 4_096;
 /// Messages of one session.
@@ -116,9 +119,11 @@ pub(super) struct Node {
 impl Node {
     pub(super) fn new(number: usize) -> Self {
         let name = format!("node {number}");
+        let machine = discovery(&name, NETWORK, WALL, "under test");
+        let own = machine.catalog().local().expect("a node knows itself");
         let mut node = Self {
-            id: key(&name).peer_id(),
-            machine: discovery(&name, NETWORK, WALL, "under test"),
+            id: *own.id(),
+            machine,
             session: Session::None,
             said: VecDeque::new(),
             done: None,
@@ -138,7 +143,7 @@ impl Node {
     }
 
     pub(super) fn gossip(&mut self, now: Instant, records: Vec<Aged<VerifiedEntry>>) {
-        let from = key("a neighbour").peer_id();
+        let from = NEIGHBOUR;
         let message = Message::Gossip { records };
         self.handle(now, Input::Message { from, message });
     }
