@@ -31,6 +31,8 @@ const ANNOUNCE_GAP: Duration = Duration::from_millis(50);
 const NEWS_MAX: u32 = 128;
 /// So many entries that one of two nodes had missed show that no broadcast goes between them.
 const MISSED_MIN: u32 = 3;
+/// How long a broadcast may take to reach everyone, repairs of the tree included.
+const BROADCAST_MAX: Duration = Duration::from_secs(3);
 /// The most peers that catalogs are to be compared with as soon as a session is free.
 const OWED_MAX: usize = 16;
 /// Time after which a comparison that failed is tried again.
@@ -314,7 +316,7 @@ impl Discovery {
 
     /// The age from which on an entry must have been broadcast to everyone.
     fn missed_age(&self) -> Duration {
-        self.config.announce_interval / 3
+        (self.config.announce_interval / 3).max(BROADCAST_MAX)
     }
 
     fn message(&mut self, now: Instant, from: PeerId, message: Message) {

@@ -323,3 +323,58 @@ fn periodic_comparison_of_catalogs_stays_cheap() {
     let each = net.sync_bytes.unwrap() / 1_000;
     assert!(each < 4_000, "{each} bytes for a comparison");
 }
+
+#[test]
+fn any_churn_ends_in_agreement() {
+    use rand::{RngExt, SeedableRng};
+    for seed in 0..24 {
+        let size = 4 + seed as usize;
+        let mut net = started(seed, size);
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        for round in 0..80 {
+            let (a, b) = (
+                rng.random_range(1..size as u64) as usize,
+                rng.random_range(0..size as u64) as usize,
+            );
+            match rng.random_range(0..8u64) {
+                0 if net.nodes.contains_key(&net.ids[a]) => net.crash(a),
+                0 | 1 if !net.nodes.contains_key(&net.ids[a]) => net.start(a, Some(0)),
+                2 => net.request(a, round, Command::Leave),
+                3 | 4 if a != b => net.set_cut(a, b, round % 2 == 0),
+                5 => net.break_link(net.ids[a], net.ids[b]),
+                6 => net.set_split(1 + b.min(size - 2), true),
+                7 => net.set_split(1 + b.min(size - 2), false),
+                _ => {
+                    let tags = vec![Tag::from(round.to_string())];
+                    net.request(a, round, Command::Local(LocalChange::AddTags(tags)));
+                }
+            }
+            net.run(Duration::from_millis(rng.random_range(0..8_000)));
+        }
+        for a in 0..size {
+            for b in 0..a {
+                net.set_cut(a, b, false);
+            }
+        }
+        let end = net.now + secs(360);
+        assert!(
+            net.run_until(end, Net::has_converged),
+            "seed {seed} does not converge"
+        );
+        assert!(
+            net.run_until(end, Net::is_connected),
+            "seed {seed} is not connected"
+        );
+        let events = |net: &Net| {
+            net.nodes
+                .values()
+                .map(|node| node.events.len())
+                .sum::<usize>()
+        };
+        net.run(end.since(net.now));
+        let before = events(&net);
+        net.run(secs(400));
+        assert!(net.has_converged(), "seed {seed} does not stay converged");
+        assert_eq!(events(&net), before, "seed {seed}: somebody came or went");
+    }
+}
