@@ -651,3 +651,33 @@ fn inputs_out_of_place_change_nothing() {
     );
     assert_eq!(single.machine.neighbours().len(), 2);
 }
+
+#[test]
+fn a_neighbour_that_was_lost_is_looked_for_until_it_is_heard_of() {
+    // Full views: nothing else gives a reason to dial.
+    let mut single = Single::with_neighbours(5);
+    single.input(Input::Disconnected(peer(0).id));
+    single.neighbour(7, Priority::Low);
+    let dials = |single: &mut Single, time| {
+        let mut dials = Vec::new();
+        for _ in 0..time {
+            for (at, output) in single.pass(Duration::from_millis(100)) {
+                if let Output::Connect(address) = output {
+                    dials.extend((address.id == peer(0).id).then_some(at));
+                    single.input(Input::ConnectFailed(address.id));
+                }
+            }
+        }
+        dials
+    };
+    let found = dials(&mut single, 2_000);
+    assert!((4..20).contains(&found.len()), "{found:?}");
+    let gaps: Vec<_> = found
+        .windows(2)
+        .map(|pair| pair[1].since(pair[0]))
+        .collect();
+    assert!(gaps[0] < gaps[gaps.len() - 1], "{gaps:?}");
+    // It has found another way into the network.
+    single.gossip(1, entry(0, 100_000_000, 0, 0, false));
+    assert_eq!(dials(&mut single, 2_000), []);
+}
