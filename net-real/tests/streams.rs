@@ -122,10 +122,7 @@ async fn the_last_handle_drains_ends_and_is_no_longer_announced() {
     let (peer, code) = soon("event", unsubscribed).await;
     assert_eq!(
         (peer, code),
-        (
-            a.local().id(),
-            Some(network::CloseCode::STREAM_ENDED)
-        )
+        (a.local().id(), Some(network::CloseCode::STREAM_ENDED))
     );
     let mut catalog = b.discovery().catalog_watch();
     let is_silent = |catalog: &discovery::Catalog| {

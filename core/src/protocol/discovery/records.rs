@@ -100,7 +100,11 @@ impl Records {
         age_ms: u32,
     ) -> Result<Merged, Refusal> {
         let known = self.catalog.record(&entry.id);
-        match known.map(|record| entry.precedence(&record.entry)) {
+        let precedence = known.map(|record| match entry.version.cmp(&record.version) {
+            Ordering::Equal => entry.precedence(&record.entry),
+            unequal => unequal,
+        });
+        match precedence {
             Some(Ordering::Equal) => return Ok(Merged::Known),
             Some(Ordering::Less) => return Ok(Merged::Outranked),
             Some(Ordering::Greater) | None => {}
@@ -183,7 +187,7 @@ impl Records {
     /// Whether an entry that is announced is newer than what is here.
     pub(super) fn is_news(&self, id: &EntryId) -> bool {
         match self.catalog.record(&id.peer) {
-            Some(record) => record.entry.version() < id.version,
+            Some(record) => record.version < id.version,
             None => self
                 .graves
                 .get(&id.peer)
