@@ -105,7 +105,7 @@ pub(crate) fn start(
         requests: 0,
         wall: (now, wall),
         catalog: catalog.clone(),
-        catalog_changed: false,
+        catalog_changed: None,
         notices: notices.clone(),
         left: false,
     };
@@ -156,7 +156,8 @@ struct Worker {
     /// The wall clock's last reading that the machine knows, and when it was taken.
     wall: (Instant, WallTime),
     catalog: watch::Sender<Catalog>,
-    catalog_changed: bool,
+    /// Whether the catalog is another one, and whether more than dates of entries is different.
+    catalog_changed: Option<bool>,
     notices: broadcast::Sender<machine::Event>,
     left: bool,
 }
@@ -241,7 +242,9 @@ impl Host for Worker {
                 self.probe(peer.id);
             }
             Output::Event(event) => self.notice(event),
-            Output::CatalogChanged { .. } => self.catalog_changed = true,
+            Output::CatalogChanged { content } => {
+                self.catalog_changed = Some(content || self.catalog_changed == Some(true));
+            }
             Output::Done { request, result } => {
                 if let Some(reply) = self.replies.remove(&request) {
                     // Nobody listens where the caller has given up.
@@ -257,8 +260,12 @@ impl Host for Worker {
     }
 
     fn end_turn(&mut self, machine: &machine::Discovery) -> ControlFlow<()> {
-        if std::mem::take(&mut self.catalog_changed) {
-            self.catalog.send_replace(machine.catalog().clone());
+        if let Some(content) = self.catalog_changed.take() {
+            // Dates alone wake nobody: in a network of thousands some entry is renewed all the time.
+            self.catalog.send_if_modified(|catalog| {
+                catalog.clone_from(machine.catalog());
+                content
+            });
         }
         if self.left {
             ControlFlow::Break(())
