@@ -16,6 +16,11 @@ pub(super) const UDP_PAYLOAD_LEN_MAX: u16 = 6_600;
 /// 1,452 bytes; ten of them still fit into one segmentation-offload message of 65,507.
 const MTU_MAX: u16 = 6_500;
 
+/// The search for the MTU ends where less than this could be gained. Each probe is a full packet of padding,
+/// which its receiver takes apart byte by byte: a search to the last byte is the greater part of what a
+/// short connection costs.
+const MTU_CHANGE_MIN: u16 = 700;
+
 /// Datagrams that wait for the application, in bytes: some hundred small ones. The oldest give way.
 const DATAGRAM_BUFFER_LEN: usize = 256 * 1_024;
 
@@ -92,7 +97,9 @@ impl Tuning {
         endpoint_closes: Arc<AtomicBool>,
     ) -> Result<Arc<TransportConfig>, quinn::VarIntBoundsExceeded> {
         let mut discovery = MtuDiscoveryConfig::default();
-        discovery.upper_bound(MTU_MAX);
+        discovery
+            .upper_bound(MTU_MAX)
+            .minimum_change(MTU_CHANGE_MIN);
         let mut congestion = CubicConfig::default();
         congestion.initial_window(self.initial_window.into());
         let congestion = YieldingCubicConfig {
