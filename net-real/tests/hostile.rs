@@ -19,9 +19,10 @@ use smalti_core::runtime::{
 use smalti_core::wire::{Hello, WIRE_VERSIONS, encode_frame};
 use smalti_core::{Network, NetworkBuilder, NetworkId};
 
-const PROTOCOLS: [Alpn; 2] = [
+const PROTOCOLS: [Alpn; 3] = [
     Alpn::new("/smalti/gossip/1"),
     Alpn::new("/smalti/catalog/1"),
+    Alpn::new("/smalti/streams/1"),
 ];
 
 fn loopback() -> [SocketAddr; 1] {
@@ -216,7 +217,7 @@ async fn others_are_served_while_a_thousand_hostile_streams_hang() {
     let mut held = Vec::new();
     let before = resident_bytes();
     for round in 0..100 {
-        let protocol = PROTOCOLS[round % 2];
+        let protocol = PROTOCOLS[round % PROTOCOLS.len()];
         // Announces a frame of the greatest length and leaves it there.
         let (connection, stream) = attacker.say(protocol, &[0, 16, 0, 0, 1]).await;
         held.push((connection, stream));

@@ -44,7 +44,7 @@ async fn node(network: &str, tags: &[&str], bootstrap: Option<&Network>) -> Netw
         .with_discovery(config)
         .build()
         .await
-        .unwrap()
+        .expect("loopback has a free port")
 }
 
 async fn pair(network: &str) -> (Network, Network) {
@@ -358,7 +358,7 @@ async fn an_application_that_takes_nothing_holds_up_the_producer_or_is_dropped()
                 () = async {
                     strict.when().subscribed().await;
                     strict.try_send(datum.clone()).unwrap();
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 } => {}
             }
         }

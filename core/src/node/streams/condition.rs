@@ -302,7 +302,8 @@ mod tests {
 
     #[test]
     fn conditions_count_who_has_the_tags_and_is_accepted() {
-        let table: [(&str, fn(Subscribers) -> Subscribers, bool); 9] = [
+        type Change = fn(Subscribers) -> Subscribers;
+        let table: [(&str, Change, bool); 9] = [
             ("one", |c| c, true),
             ("three", |c| c.minimum_of(3), true),
             ("four", |c| c.minimum_of(4), false),

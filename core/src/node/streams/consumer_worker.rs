@@ -134,7 +134,7 @@ pub(super) fn start(tasks: &Tasks, connections: &Connections, discovery: &Discov
     };
     let (driver, machine) = (tasks.clone(), start.machine);
     tasks.spawn("consumer", async move {
-        drive(&driver, machine, worker, queue).await
+        drive(&driver, machine, worker, queue).await;
     });
 }
 

@@ -16,7 +16,8 @@ impl<E: Clone> Events<E> {
         Self(sender.subscribe())
     }
 
-    /// The next event, or `None` once the producer or consumer has ended. Cancellation safe.
+    /// The next event, or `None` once the producer or consumer has ended and its handles are dropped.
+    /// Cancellation safe.
     ///
     /// # Errors
     /// [`EventsLagged`] in the place of events that were dropped, because more than 100 were not taken; the

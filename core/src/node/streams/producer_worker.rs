@@ -123,7 +123,7 @@ pub(super) fn start(tasks: &Tasks, discovery: &Discovery, start: Start) -> mpsc:
     };
     let driver = tasks.clone();
     tasks.spawn("producer", async move {
-        drive(&driver, machine, worker, queue).await
+        drive(&driver, machine, worker, queue).await;
     });
     events
 }

@@ -14,8 +14,9 @@
 //!             BackingOff <------------------------------+
 //! ```
 //!
-//! Whatever the state, a producer that is no longer named or accepted is unsubscribed from. The place in its
-//! sequence is kept, so that what it sends meanwhile is counted when it is subscribed to again.
+//! A producer that is no longer accepted is unsubscribed from, whatever the state. One that is no longer named is
+//! not: it is about to end, and will say so once it has sent what it has; it is then forgotten. The place in
+//! a producer's sequence is kept, so that what it sends meanwhile is counted when it is subscribed to again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -160,6 +161,8 @@ pub enum State {
 #[derive(Debug)]
 struct Producer {
     version: EntryVersion,
+    /// Whether the catalog names it. If not, only the subscription that is there is kept.
+    named: bool,
     /// `None` where it is named, but not accepted.
     link: Option<Link>,
     failures: u32,
@@ -224,7 +227,7 @@ impl Machine {
         }
     }
 
-    /// The producers that are named and accepted, and where the consumer stands with each.
+    /// The producers that are named and accepted, or subscribed to, and where the consumer stands with each.
     pub fn producers(&self) -> impl Iterator<Item = (PeerId, State)> + '_ {
         self.producers.iter().filter_map(|(&peer, producer)| {
             let state = match producer.link.as_ref()? {
@@ -249,8 +252,15 @@ impl Machine {
             .copied()
             .collect();
         for peer in gone {
-            self.leave(peer);
-            self.producers.remove(&peer);
+            match self.producers.get_mut(&peer) {
+                Some(producer) if matches!(producer.link, Some(Link::Subscribed { .. })) => {
+                    producer.named = false;
+                }
+                Some(_) | None => {
+                    self.leave(peer);
+                    self.producers.remove(&peer);
+                }
+            }
         }
         for Candidate {
             peer,
@@ -261,11 +271,13 @@ impl Machine {
         {
             let producer = self.producers.entry(peer).or_insert(Producer {
                 version,
+                named: true,
                 link: None,
                 failures: 0,
             });
             let restarted = producer.version.started_at != version.started_at;
             producer.version = version;
+            producer.named = true;
             if !accepted {
                 self.leave(peer);
             } else if schema != self.schema {
@@ -443,7 +455,12 @@ impl Machine {
             self.outputs
                 .push_back(Output::Event(Event::Unsubscribed { peer, code }));
         }
-        self.back_off(now, peer, None);
+        if producer.named {
+            self.back_off(now, peer, None);
+        } else {
+            self.set_link(peer, None);
+            self.producers.remove(&peer);
+        }
     }
 }
 
@@ -565,6 +582,13 @@ impl protocol::Machine for Machine {
             "memory is bounded"
         );
         assert!(
+            self.producers
+                .values()
+                .all(|producer| producer.named
+                    || matches!(producer.link, Some(Link::Subscribed { .. }))),
+            "of who is not named there is nothing but a subscription"
+        );
+        assert!(
             !self.closed || self.producers.is_empty(),
             "a closed consumer has no producers"
         );
@@ -656,7 +680,7 @@ mod tests {
     }
 
     #[test]
-    fn producers_are_subscribed_to_as_they_are_named_and_left_as_they_go() {
+    fn producers_are_subscribed_to_as_they_are_named_and_forgotten_as_they_end() {
         let mut machine = machine();
         let now = Instant::ZERO;
         assert_eq!(
@@ -671,15 +695,35 @@ mod tests {
         );
         assert_eq!(
             named(&mut machine, now, &[]),
-            [
-                Output::Unsubscribe(AttemptId(0)),
-                unsubscribed(1),
-                Output::Unsubscribe(AttemptId(1))
-            ]
+            [Output::Unsubscribe(AttemptId(1))]
         );
         // Late news of what was given up is not heard.
         assert_eq!(handle(&mut machine, now, subscribed(1, LIFE, 0)), []);
-        assert_eq!(handle(&mut machine, now, lost(0, Some(9))), []);
+        // Who is subscribed to is given the time to send what it has, and then forgotten.
+        assert_eq!(machine.producers().count(), 1);
+        assert_eq!(
+            handle(&mut machine, now, lost(0, Some(9))),
+            [unsubscribed(1)]
+        );
+        assert_eq!(
+            (machine.producers().count(), machine.poll_timeout()),
+            (0, None)
+        );
+    }
+
+    #[test]
+    fn a_subscription_outlives_that_the_catalog_loses_the_producer_for_a_while() {
+        let mut machine = machine();
+        let now = Instant::ZERO;
+        named(&mut machine, now, &[candidate(1)]);
+        handle(&mut machine, now, subscribed(0, LIFE, 0));
+        assert_eq!(named(&mut machine, now, &[]), []);
+        assert_eq!(named(&mut machine, now, &[candidate(1)]), []);
+        assert_eq!(
+            handle(&mut machine, now, lost(0, Some(0))),
+            [unsubscribed(1)]
+        );
+        assert!(machine.poll_timeout().is_some());
     }
 
     #[test]
@@ -736,7 +780,11 @@ mod tests {
             })]
         );
         // Also where it was this side that has left.
-        named(&mut machine, now, &[]);
+        let rejected = Candidate {
+            accepted: false,
+            ..candidate(1)
+        };
+        named(&mut machine, now, &[rejected]);
         handle(&mut machine, now, lost(1, Some(20)));
         named(&mut machine, now, &[candidate(1)]);
         assert_eq!(
@@ -900,14 +948,16 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens: no producer has two attempts at once, subscriptions exist only for producers
-        /// that are named, accepted and of the same type, and the events say exactly who is subscribed.
+        /// Whatever happens: no producer has two attempts at once, none is asked that is not named, accepted
+        /// and of the same type, subscriptions end when it no longer is accepted, and the events say exactly who is
+        /// subscribed.
         #[test]
         fn one_attempt_per_wanted_producer_and_events_that_agree(steps in steps()) {
             let mut machine = machine();
             let mut now = Instant::ZERO;
             let mut open: BTreeMap<AttemptId, PeerId> = BTreeMap::new();
             let mut wanted: BTreeSet<PeerId> = BTreeSet::new();
+            let mut unwanted: BTreeSet<PeerId> = BTreeSet::new();
             let mut told: BTreeSet<PeerId> = BTreeSet::new();
             for step in steps {
                 let pick = |n: usize| open.keys().nth(n % open.len().max(1)).copied();
@@ -926,11 +976,11 @@ mod tests {
                                 ..candidate(n)
                             })
                             .collect();
-                        wanted = candidates
+                        let (good, bad): (Vec<_>, Vec<_>) = candidates
                             .iter()
-                            .filter(|candidate| candidate.accepted && candidate.schema == SCHEMA)
-                            .map(|candidate| candidate.peer)
-                            .collect();
+                            .partition(|candidate| candidate.accepted && candidate.schema == SCHEMA);
+                        wanted = good.into_iter().map(|candidate| candidate.peer).collect();
+                        unwanted = bad.into_iter().map(|candidate| candidate.peer).collect();
                         machine.handle(now, Input::CatalogChanged(candidates));
                     }
                     Step::Local => machine.handle(now, Input::LocalChanged),
@@ -993,7 +1043,8 @@ mod tests {
                         Output::Event(Event::Refused { .. } | Event::Lagged { .. }) => {}
                     }
                 }
-                prop_assert!(open.values().all(|peer| wanted.contains(peer)));
+                prop_assert!(open.values().all(|peer| !unwanted.contains(peer)
+                    && (wanted.contains(peer) || told.contains(peer))));
                 prop_assert!(told.iter().all(|peer| open.values().any(|of| of == peer)));
                 // Nobody who is wanted is forgotten: each is asked, subscribed, or waited for.
                 prop_assert_eq!(
