@@ -1,4 +1,4 @@
-//! How fast the simulator is, at both levels: `cargo run --release -p smalti-sim --example speed`.
+//! How fast the simulator is: `cargo run --release -p smalti-sim --example speed --features full`.
 
 use std::time::Duration;
 
@@ -100,11 +100,13 @@ impl Environment<Echo> for Net {
 
 fn main() {
     bare();
-    cluster();
+    cluster("", |simulation| simulation);
+    #[cfg(feature = "full")]
+    cluster(" over quic", Simulation::over_quic);
 }
 
 /// Nodes that find each other and then have nothing to do but to stay in touch.
-fn cluster() {
+fn cluster(over: &str, configure: fn(Simulation) -> Simulation) {
     for hosts in [2, 4, 8, 16] {
         let simulation = (0..hosts).fold(Simulation::new(1), |simulation, number| {
             simulation.host(
@@ -118,14 +120,14 @@ fn cluster() {
                 },
             )
         });
-        let simulation = simulation
+        let simulation = configure(simulation)
             .duration(Duration::from_secs(120))
             .script(|control| async move { control.sleep(Duration::from_secs(100)).await });
         let begin = real_time();
         let report = simulation.run().expect("nothing goes wrong");
         let taken = (real_time() - begin).as_nanos().max(1);
         println!(
-            "{hosts} hosts: {} simulated seconds for each real one, {} events, hash {:016x}",
+            "{hosts} hosts{over}: {} simulated seconds for each real one, {} events, hash {:016x}",
             u128::from(report.time.as_nanos()) / taken,
             report.events,
             report.trace_hash

@@ -18,7 +18,9 @@
 //! applying faults and the script in between (`cluster/simulation.rs`); a host's runtime (`cluster/runtime.rs`)
 //! implements core's traits, each call going through the fence of the host's present life
 //! (`cluster/state.rs`); its transport (`cluster/transport.rs`) drives a [`link::Endpoint`] over a socket
-//! (`cluster/socket.rs`) on which [`faults::FaultLayer`] decides the fate of every packet.
+//! (`cluster/socket.rs`) on which [`faults::FaultLayer`] decides the fate of every packet. With the feature
+//! `full`, `Simulation::over_quic` puts production's QUIC endpoint in that transport's place
+//! (`cluster/full/`).
 //!
 //! What an application must not do to stay replayable: read a clock or draw randomness other than its
 //! node's, start threads, iterate default-hashed maps, or use `tokio::select!` without `biased;`. Tasks of

@@ -30,6 +30,8 @@
 
 mod control;
 mod error;
+#[cfg(feature = "full")]
+mod full;
 mod panics;
 mod report;
 mod runtime;

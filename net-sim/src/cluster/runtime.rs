@@ -114,6 +114,10 @@ impl Spawner for SimRuntime {
 impl Transport for SimRuntime {
     fn bind(&self, config: EndpointConfig) -> BoxFuture<'_, Result<Arc<dyn Endpoint>, BindError>> {
         Box::pin(async move {
+            #[cfg(feature = "full")]
+            if self.run.lock().over_quic {
+                return super::full::bind(&self.run, self.life, &self.executor, config).await;
+            }
             let (endpoint, driver) = transport::bind(&self.run, self.life, &config).await?;
             self.spawn("transport", driver);
             Ok(endpoint)

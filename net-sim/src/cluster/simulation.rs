@@ -66,6 +66,8 @@ pub struct Simulation {
     script: Option<Script>,
     duration: Duration,
     recorded: std::ops::Range<u64>,
+    #[cfg(feature = "full")]
+    over_quic: bool,
 }
 
 impl Simulation {
@@ -82,7 +84,18 @@ impl Simulation {
             script: None,
             duration: DURATION_DEFAULT,
             recorded: 0..0,
+            #[cfg(feature = "full")]
+            over_quic: false,
         }
+    }
+
+    /// Lets the nodes speak QUIC with each other as in production, with TLS and all, over the simulated
+    /// network. It is several times slower; what it shows beyond is what only the real transport does.
+    #[cfg(feature = "full")]
+    #[must_use]
+    pub const fn over_quic(mut self) -> Self {
+        self.over_quic = true;
+        self
     }
 
     /// The network that the hosts' nodes are in. Default: one named `simulation`.
@@ -326,6 +339,8 @@ struct Running<'a> {
     schedule: std::vec::IntoIter<FaultEvent>,
     next_fault: Option<FaultEvent>,
     panics: PanicWatch,
+    #[cfg(feature = "full")]
+    _current: super::full::CurrentRun,
 }
 
 impl<'a> Running<'a> {
@@ -348,6 +363,10 @@ impl<'a> Running<'a> {
         let run = Run::new(RunState {
             now: SimTime::ZERO,
             faults: FaultLayer::new(&streams, LinkFaults::default()),
+            #[cfg(feature = "full")]
+            over_quic: simulation.over_quic,
+            #[cfg(feature = "full")]
+            secrets: super::full::Secrets::new(&streams),
             streams,
             trace,
             hosts: host_states,
@@ -387,12 +406,14 @@ impl<'a> Running<'a> {
             .map(|script| script(Control(run.clone())));
         let mut running = Self {
             simulation,
-            run,
             turmoil,
             script,
             schedule: schedule.events.into_iter(),
             next_fault: None,
             panics,
+            #[cfg(feature = "full")]
+            _current: super::full::CurrentRun::begin(&run),
+            run,
         };
         running.strike(&Fault::Links(schedule.links));
         running.next_fault = running.schedule.next();

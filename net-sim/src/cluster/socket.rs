@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use smalti_core::runtime::BindError;
 use turmoil::net::UdpSocket;
 
 use super::state::{Life, Run, address_of, host_at};
@@ -31,8 +32,34 @@ pub(super) struct Socket {
 }
 
 impl Socket {
+    /// Binds the first of `addresses` whose port is free; none given, any free port.
+    pub(super) async fn bind_first(
+        run: &Run,
+        life: Life,
+        addresses: &[SocketAddr],
+    ) -> Result<Self, BindError> {
+        let any = [SocketAddr::from(([0, 0, 0, 0], 0))];
+        let wanted = if addresses.is_empty() {
+            &any
+        } else {
+            addresses
+        };
+        let mut bound = Err(BindError::Configuration("no address is given".into()));
+        for address in wanted {
+            let socket = Self::bind(run.clone(), life, address.port()).await;
+            bound = socket.map_err(|error| BindError::Address {
+                address: *address,
+                reason: error.to_string().into(),
+            });
+            if bound.is_ok() {
+                break;
+            }
+        }
+        bound
+    }
+
     /// Binds `port`, or a free one where it is zero.
-    pub(super) async fn bind(run: Run, life: Life, port: u16) -> io::Result<Self> {
+    async fn bind(run: Run, life: Life, port: u16) -> io::Result<Self> {
         let inner = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
         let address = SocketAddr::new(address_of(life.node), inner.local_addr()?.port());
         Ok(Self {

@@ -27,6 +27,12 @@ pub(super) struct RunState {
     /// Faults that the script has asked for and that have not struck yet.
     pub(super) asked: Vec<Fault>,
     pub(super) recorded: Vec<FaultEvent>,
+    /// Whether nodes speak QUIC with each other, instead of the transport of [`link`](crate::link).
+    #[cfg(feature = "full")]
+    pub(super) over_quic: bool,
+    /// What cryptography draws from.
+    #[cfg(feature = "full")]
+    pub(super) secrets: super::full::Secrets,
 }
 
 pub(super) struct HostState {

@@ -29,24 +29,7 @@ pub(super) async fn bind(
     life: Life,
     config: &EndpointConfig,
 ) -> Result<(Arc<dyn Endpoint>, BoxFuture<'static, ()>), BindError> {
-    let any = [SocketAddr::from(([0, 0, 0, 0], 0))];
-    let wanted = if config.addresses.is_empty() {
-        &any[..]
-    } else {
-        &config.addresses
-    };
-    let mut bound = Err(BindError::Configuration("no address is given".into()));
-    for address in wanted {
-        let socket = Socket::bind(run.clone(), life, address.port()).await;
-        bound = socket.map_err(|error| BindError::Address {
-            address: *address,
-            reason: error.to_string().into(),
-        });
-        if bound.is_ok() {
-            break;
-        }
-    }
-    let socket = bound?;
+    let socket = Socket::bind_first(run, life, &config.addresses).await?;
     let rng = ChaCha8Rng::from_seed(run.lock().draw_seed(life, "transport"));
     let names = config
         .protocols
