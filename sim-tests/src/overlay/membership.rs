@@ -1,6 +1,6 @@
 //! Who the nodes are, and which of them take part at this moment: what catalogs are compared with.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use smalti_core::id::{Instance, PeerId, SecretKey};
@@ -78,11 +78,6 @@ impl Members {
     pub(super) fn live(&self) -> impl Iterator<Item = (NodeIndex, PeerId, Instance)> {
         let numbered = (0..).map(NodeIndex).zip(&self.nodes);
         numbered.filter_map(|(node, member)| Some((node, member.address.id, member.live?)))
-    }
-
-    /// The peers that take part.
-    pub(super) fn live_ids(&self) -> BTreeSet<PeerId> {
-        self.live().map(|(_, id, _)| id).collect()
     }
 }
 
