@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The longest source file, in lines. A longer one has more than one job.
+/// The longest source file, in lines before its tests. A longer one has more than one job.
 const LINES_MAX: usize = 800;
 
 /// Folders that hold what is made, not written.
@@ -124,10 +124,14 @@ fn no_registry_is_named() {
 
 #[test]
 fn source_files_have_one_job() {
-    for File { path, text } in files(".", &[".rs"]) {
-        let lines = text.lines().count();
-        assert!(lines <= LINES_MAX, "{path} has {lines} lines: split it");
-    }
+    let code = |text: &str| {
+        let is_code = |line: &&str| *line != "#[cfg(test)]";
+        text.lines().take_while(is_code).count()
+    };
+    let files = files(".", &[".rs"]);
+    let long = files.iter().filter(|file| code(&file.text) > LINES_MAX);
+    let long: Vec<_> = long.map(|file| &file.path).collect();
+    assert_eq!(long, [""; 0], "split what has more than {LINES_MAX} lines");
 }
 
 #[test]

@@ -13,6 +13,7 @@
 //! which is part of the shape like anything else. Passes, depth and work are bounded; what lies beyond the
 //! bounds is opaque too. The digest is that of the shape unfolded to [`UNFOLD_DEPTH`] nested types.
 
+mod error;
 mod samples;
 mod shape;
 mod tracer;

@@ -9,14 +9,14 @@
 //! pass comes out differently. The trace ends when passes leave no more marks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use serde::de::value::U32Deserializer;
 use serde::de::{
-    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess,
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess,
     SeqAccess, VariantAccess, Visitor,
 };
 
+use super::error::Error;
 use super::samples;
 use super::shape::{Node, Shape};
 
@@ -34,35 +34,6 @@ const DEPTH_MAX: usize = 112;
 const REFUSALS_MAX: usize = 1_024;
 /// The most failures of a type or variant for reasons other than a refused sample.
 const ATTEMPTS_MAX: u8 = 3;
-
-/// Why a pass failed.
-#[derive(Debug)]
-pub(super) enum Error {
-    /// The type did not take a value.
-    Refused,
-    /// Something will be tried differently in the next pass.
-    Retry,
-    /// Nothing more can be tried here, or a bound was met.
-    Stuck,
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Refused => "a sample was refused",
-            Self::Retry => "something else is to be tried",
-            Self::Stuck => "nothing more can be traced here",
-        })
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl de::Error for Error {
-    fn custom<T: fmt::Display>(_: T) -> Self {
-        Self::Refused
-    }
-}
 
 /// The shape of `T`, and the named types in it.
 pub(super) fn trace<T: DeserializeOwned>() -> (Shape, Vec<Node>) {
