@@ -219,6 +219,13 @@ impl Local {
         self.endpoint.addresses()
     }
 
+    /// Completes when the node can be reached. A node listens from the moment it is built, so this completes
+    /// at once; it does not wait for peers.
+    #[must_use]
+    pub fn online(&self) -> std::future::Ready<()> {
+        std::future::ready(())
+    }
+
     /// The node's secret key. Whoever has it can be the node.
     #[must_use]
     pub const fn secret_key(&self) -> &SecretKey {
