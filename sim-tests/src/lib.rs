@@ -4,6 +4,7 @@
 //! function of one seed. [`campaign`] runs scenarios over many seeds, and one seed again where it failed.
 
 pub mod campaign;
+pub mod cluster;
 pub mod overlay;
 mod panics;
 mod scenario;
@@ -12,4 +13,10 @@ pub mod transport_suite;
 pub use scenario::{Coverage, Nodes, Options, Outcome, Scenario};
 
 /// All scenarios, in the order in which they are listed.
-pub static SCENARIOS: &[&dyn Scenario] = &[&overlay::Scale, &overlay::Churn];
+pub static SCENARIOS: &[&dyn Scenario] = &[
+    &cluster::Converges,
+    &cluster::Churn,
+    &cluster::Deliver,
+    &overlay::Scale,
+    &overlay::Churn,
+];

@@ -197,7 +197,8 @@ fn draw_steps(rng: &mut ChaCha8Rng, nodes: u32) -> Vec<(SimTime, Step)> {
     let some = |rng: &mut ChaCha8Rng, draw: &mut dyn FnMut(&mut ChaCha8Rng, NodeIndex)| {
         if chance(rng, 500_000) {
             for _ in 0..below(rng, u64::from(nodes / 4) + 1) {
-                let node = NodeIndex(below(rng, u64::from(nodes)) as u32);
+                // Nobody could join without the first.
+                let node = NodeIndex(1 + below(rng, u64::from(nodes) - 1) as u32);
                 draw(rng, node);
             }
         }

@@ -1,0 +1,182 @@
+//! The catalogs of all hosts, seen from outside.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use smalti_core::Network;
+use smalti_core::discovery::{Catalog, CatalogWatch};
+use smalti_core::id::{Instance, PeerId};
+use smalti_sim::{AppResult, Control};
+use tokio::sync::Notify;
+
+use super::{Findings, name};
+
+pub(super) const LEARNT_LATE: &str = "a departure was missed and learnt later";
+pub(super) const GIVEN_UP: &str = "a live peer was given up";
+pub(super) const BACK: &str = "a peer came back after it was given up";
+
+/// How long a departure takes to reach everybody where nothing hinders it.
+const DEPARTURE_SPREADS_WITHIN: Duration = Duration::from_secs(5);
+
+/// The catalogs of all hosts that have started. A clone is the same.
+#[derive(Clone, Default)]
+pub(super) struct Catalogs(Rc<RefCell<State>>);
+
+#[derive(Default)]
+struct State {
+    hosts: BTreeMap<usize, Host>,
+    /// The runs that have left, and when.
+    left: BTreeMap<Instance, Duration>,
+    /// For each run of a node, what it has shown of each peer.
+    shown: BTreeMap<(Instance, PeerId), Shown>,
+}
+
+/// A host in its present life.
+struct Host {
+    catalog: CatalogWatch,
+    leave: Rc<Notify>,
+    leaving: bool,
+}
+
+struct Shown {
+    instance: Instance,
+    /// When it was last seen to be gone, if it is.
+    gone: Option<Duration>,
+}
+
+impl Catalogs {
+    /// The application of `host`: it leaves when it is told to.
+    pub(super) async fn stay(self, host: usize, network: Network) -> AppResult {
+        let leave = Rc::new(Notify::new());
+        let present = Host {
+            catalog: network.discovery().catalog_watch(),
+            leave: leave.clone(),
+            leaving: false,
+        };
+        self.0.borrow_mut().hosts.insert(host, present);
+        leave.notified().await;
+        network.shutdown().await;
+        Ok(())
+    }
+
+    /// Lets `host` leave, if it is there. Gives whether it was.
+    pub(super) fn leave(&self, host: usize, control: &Control) -> bool {
+        let mut state = self.0.borrow_mut();
+        let State { hosts, left, .. } = &mut *state;
+        let Some(host) = hosts.get_mut(&host).filter(|_| control.is_up(&name(host))) else {
+            return false;
+        };
+        host.leave.notify_one();
+        host.leaving = true;
+        if let Some(instance) = own_instance(&host.catalog.current()) {
+            left.insert(instance, control.elapsed());
+        }
+        true
+    }
+
+    /// The catalogs of the hosts that take part.
+    fn live(&self, control: &Control) -> Vec<(usize, Catalog)> {
+        let state = self.0.borrow();
+        let live = state
+            .hosts
+            .iter()
+            .filter(|(number, host)| !host.leaving && control.is_up(&name(**number)));
+        live.map(|(number, host)| (*number, host.catalog.current()))
+            .collect()
+    }
+
+    /// How many hosts take part.
+    pub(super) fn live_count(&self, control: &Control) -> usize {
+        self.live(control).len()
+    }
+
+    /// Why not every catalog names the hosts that take part and no others, each by its present run; `Ok` where it is
+    /// so.
+    pub(super) fn agreement(&self, control: &Control) -> Result<(), String> {
+        let live = self.live(control);
+        let mut expected: Vec<(PeerId, Instance)> = live
+            .iter()
+            .filter_map(|(_, catalog)| catalog.local())
+            .map(|own| (*own.id(), *own.instance()))
+            .collect();
+        expected.sort_unstable();
+        for (host, catalog) in &live {
+            let known = catalog.iter().map(|entry| (*entry.id(), *entry.instance()));
+            let known: Vec<_> = known.collect();
+            if known != expected {
+                let lacks = expected.iter().filter(|peer| !known.contains(peer)).count();
+                let surplus = known.iter().filter(|peer| !expected.contains(peer)).count();
+                let host = name(*host);
+                return Err(format!(
+                    "{host} lacks {lacks} of {} live hosts and has {surplus} that are gone",
+                    expected.len()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at all catalogs: nobody who has left may be in one again after it was gone from there.
+    pub(super) fn look(&self, control: &Control, findings: &Findings) -> Result<(), String> {
+        let now = control.elapsed();
+        let live = self.live(control);
+        let running: Vec<Instance> = live
+            .iter()
+            .filter_map(|(_, catalog)| own_instance(catalog))
+            .collect();
+        let mut state = self.0.borrow_mut();
+        let State { left, shown, .. } = &mut *state;
+        for (host, catalog) in &live {
+            let Some(observer) = own_instance(catalog) else {
+                continue;
+            };
+            for entry in catalog.peers() {
+                let instance = *entry.instance();
+                let before = shown.insert(
+                    (observer, *entry.id()),
+                    Shown {
+                        instance,
+                        gone: None,
+                    },
+                );
+                let Some(gone) = before.and_then(|before| before.gone_as(&instance)) else {
+                    continue;
+                };
+                if left.get(&instance).is_some_and(|left| *left <= gone) {
+                    let (host, id) = (name(*host), entry.id());
+                    return Err(format!("{host} has {id} again, which it knew had left"));
+                }
+                findings.reach(BACK);
+            }
+            let of_observer = (observer, PeerId::from_bytes([0; 32]))
+                ..=(observer, PeerId::from_bytes([0xff; 32]));
+            for ((_, peer), shown) in shown.range_mut(of_observer) {
+                if shown.gone.is_some() || catalog.get(peer).is_some() {
+                    continue;
+                }
+                shown.gone = Some(now);
+                match left.get(&shown.instance) {
+                    Some(left) if now - *left > DEPARTURE_SPREADS_WITHIN => {
+                        findings.reach(LEARNT_LATE);
+                    }
+                    None if running.contains(&shown.instance) => findings.reach(GIVEN_UP),
+                    Some(_) | None => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Shown {
+    /// When the run was gone, if it is this one and it was.
+    fn gone_as(&self, instance: &Instance) -> Option<Duration> {
+        self.gone.filter(|_| self.instance == *instance)
+    }
+}
+
+fn own_instance(catalog: &Catalog) -> Option<Instance> {
+    catalog.local().map(|own| *own.instance())
+}
