@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use smalti_core::id::{PeerId, Tag};
 use smalti_core::protocol::Machine;
 use smalti_core::protocol::discovery::{
-    Aged, Command, Discovery, Input, LocalChange, Refusal, RequestId, VerifiedEntry,
+    Aged, Command, Discovery, Input, LocalChange, RequestId, VerifiedEntry,
 };
 use smalti_core::time::{Duration, Instant, WallTime};
 
@@ -56,8 +56,8 @@ impl Born {
 pub(super) struct Pool {
     pub(super) peers: Vec<PeerId>,
     pub(super) entries: Vec<Born>,
-    /// What no node takes, and why.
-    pub(super) refused: Vec<(VerifiedEntry, Refusal)>,
+    /// What no node takes: it is from the future, or of another network.
+    pub(super) refused: Vec<VerifiedEntry>,
     /// For each node, what is said under its key by another run of it.
     pub(super) own: Vec<Vec<VerifiedEntry>>,
 }
@@ -80,8 +80,8 @@ impl Pool {
             peers: names.iter().map(|name| key(name).peer_id()).collect(),
             entries: names.iter().flat_map(|name| lives(name)).collect(),
             refused: vec![
-                (first("peer 0", NETWORK, later), Refusal::FromTheFuture),
-                (first("peer 1", elsewhere, WALL), Refusal::OtherNetwork),
+                first("peer 0", NETWORK, later),
+                first("peer 1", elsewhere, WALL),
             ],
             own: (0..NODES).map(own).collect(),
         }
