@@ -179,7 +179,7 @@ fn segment(input: &[u8]) {
         });
         assert_eq!(pushed, Ok(()));
     }
-    assert!(left.is_empty() && left.len() == 0);
+    assert!(left.is_empty());
     assert_eq!(writer.count(), count);
     writer.seal(&mut written);
     assert_eq!(&written[FRAME_HEADER_LEN..], input);

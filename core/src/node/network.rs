@@ -221,7 +221,6 @@ impl Local {
 
     /// Completes when the node can be reached. A node listens from the moment it is built, so this completes
     /// at once; it does not wait for peers.
-    #[must_use]
     pub fn online(&self) -> std::future::Ready<()> {
         std::future::ready(())
     }

@@ -209,7 +209,7 @@ fn draw_steps(rng: &mut ChaCha8Rng, nodes: u32) -> Vec<(SimTime, Step)> {
         steps.push((at + LINGERS, Step::End(node)));
     });
     some(rng, &mut |rng, node| {
-        steps.push((any_time(rng), Step::Crash(node)))
+        steps.push((any_time(rng), Step::Crash(node)));
     });
     some(rng, &mut |rng, node| {
         let seconds = 1 + below(rng, 120) as u32;

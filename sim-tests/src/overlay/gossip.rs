@@ -58,8 +58,13 @@ impl Gossip {
         if let Some(end) = ends.open.remove(&from) {
             self.links.finish(end.link, node, ctx);
         }
-        let given_up = ends.dialling.extract_if(.., |_, to| *to == from);
-        for (link, _) in given_up.collect::<Vec<_>>() {
+        let dialling = ends.dialling.iter();
+        let given_up: Vec<_> = dialling
+            .filter(|(_, to)| **to == from)
+            .map(|(link, _)| *link)
+            .collect();
+        ends.dialling.retain(|_, to| *to != from);
+        for link in given_up {
             self.links.close(link, node, ctx);
         }
     }
