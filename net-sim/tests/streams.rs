@@ -1,5 +1,10 @@
 //! Streams between simulated nodes, under faults.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "applications keep time by tokio, as in production"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
