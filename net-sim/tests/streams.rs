@@ -1,5 +1,8 @@
 //! Streams between simulated nodes, under faults.
 
+// Here it is the application that waits, by the executor's clock, which is simulated.
+#![allow(clippy::disallowed_methods)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
