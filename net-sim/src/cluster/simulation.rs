@@ -231,7 +231,8 @@ impl Simulation {
         Some(socket_address(u32::try_from(place).ok()?))
     }
 
-    /// Runs the simulation, from its beginning.
+    /// Runs the simulation, from its beginning, on this thread. It brings its own executors, so it is called
+    /// from plain code, such as a `#[test]`, and never from within a task.
     ///
     /// # Errors
     /// [`SimulationError`], with the report of what happened until then.
