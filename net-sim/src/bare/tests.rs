@@ -568,3 +568,92 @@ fn a_recorded_trace_shows_what_happened() {
         trace.lines()
     );
 }
+
+/// Counts what it hears.
+#[derive(Default)]
+struct Counter(BTreeMap<u32, u32>);
+
+impl Machine for Counter {
+    type Input = u32;
+    type Output = ();
+
+    fn handle(&mut self, _: Instant, number: u32) {
+        *self.0.entry(number).or_default() += 1;
+    }
+
+    fn handle_timeout(&mut self, _: Instant) {}
+
+    fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        None
+    }
+
+    fn poll_output(&mut self) -> Option<()> {
+        None
+    }
+
+    fn check_invariants(&self) {}
+}
+
+struct Nothing;
+
+impl Environment<Counter> for Nothing {
+    type Event = ();
+
+    fn start(&mut self, _: NodeIndex, _: u32, _: &mut Context<u32, ()>) -> Counter {
+        Counter::default()
+    }
+
+    fn output(&mut self, _: NodeIndex, (): (), _: &mut Context<u32, ()>) {}
+
+    fn event(&mut self, (): (), _: &mut Context<u32, ()>) {}
+
+    fn digest(input: &u32) -> u64 {
+        u64::from(*input)
+    }
+}
+
+#[test]
+fn datagrams_are_lost_and_doubled_one_by_one() {
+    let mut world = World::new(1, Nothing);
+    world.add_node();
+    world.add_node();
+    world.apply(Fault::Links(LinkFaults {
+        loss_ppm: 200_000,
+        duplicate_ppm: 100_000,
+        corrupt_ppm: 100_000,
+        ..LinkFaults::default()
+    }));
+    for number in 0..1_000 {
+        let (_, context) = world.environment_mut();
+        Datagrams.send(A, B, number, 100, context);
+    }
+    world.run_until(at(10_000));
+    let heard = &world.machine(B).unwrap().0;
+    assert!((680..760).contains(&heard.len()), "{}", heard.len());
+    let doubled = heard.values().filter(|count| **count == 2).count();
+    assert!((40..110).contains(&doubled), "{doubled}");
+    assert!(heard.values().all(|count| *count <= 2));
+}
+
+#[test]
+fn a_reply_of_the_disk_does_not_reach_the_next_life_and_a_datagram_does() {
+    let mut world = World::new(1, Nothing);
+    let node = world.add_node();
+    let (_, context) = world.environment_mut();
+    context.reply_after(Duration::from_secs(2), node, 1);
+    context.deliver_after(Duration::from_secs(2), node, 2);
+    world.run_until(at(1_000));
+    world.apply(Fault::Crash(node));
+    world.apply(Fault::Restart(node));
+    world.run_until(at(3_000));
+    assert_eq!(
+        world
+            .machine(node)
+            .unwrap()
+            .0
+            .keys()
+            .copied()
+            .collect::<Vec<_>>(),
+        [2]
+    );
+}

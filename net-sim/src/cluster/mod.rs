@@ -34,6 +34,7 @@ mod error;
 mod full;
 mod panics;
 mod report;
+mod running;
 mod runtime;
 mod simulation;
 mod socket;

@@ -1,227 +1,41 @@
 //! Reliable links between two nodes, as a stream of QUIC is reliable.
-//!
-//! What is sent on a link arrives once and in order, or the link closes and all that has not arrived is
-//! gone. So loss shows as delay, and a partition as silence: an end that has heard nothing for
-//! [`LinkConfig::idle_timeout`] closes, each end by itself. With one direction cut, the end that hears
-//! nothing closes first, and the other only once that one has fallen silent. A crashed node says nothing;
-//! what it had put on the wire still arrives. Once it has started again, its peers' packets are answered by
-//! a reset, so that they learn of it at once. Two links keep no order between them.
-//!
-//! An [`Environment`](super::Environment) that uses links gives their events back to them
-//! ([`Links::handle`]), tells them of faults ([`Links::fault`]), and hands what they have for a machine to
-//! that machine:
-//!
-//! ```text
-//! fn event(&mut self, event: LinkEvent<Message>, context: &mut Context<Input, LinkEvent<Message>>) {
-//!     if let Some((node, input)) = self.links.handle(event, context) {
-//!         context.deliver(node, Input::Link(input));
-//!     }
-//! }
-//! ```
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+mod silence;
+mod types;
+
+pub use types::{LinkClosed, LinkConfig, LinkEvent, LinkId, LinkInput};
 
 use super::Context;
 use crate::NodeIndex;
 use crate::faults::Fault;
 use crate::time::SimTime;
-
-/// How links behave. The defaults are those of the real transport.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinkConfig {
-    /// Silence after which an end closes its link. Live links are never silent: ends without anything to
-    /// say keep them alive. Default 10 s.
-    pub idle_timeout: Duration,
-    /// How long a node tries to reach another. Default 5 s.
-    pub connect_timeout: Duration,
-    /// Messages that wait in one direction of a link, at most; the sender of one more closes the link, as a
-    /// worker does whose peer does not keep up. Default 1,024.
-    pub queue_max: usize,
-}
-
-impl Default for LinkConfig {
-    fn default() -> Self {
-        Self {
-            idle_timeout: Duration::from_secs(10),
-            connect_timeout: Duration::from_secs(5),
-            queue_max: 1_024,
-        }
-    }
-}
-
-/// Names a link, at both of its ends and in this run alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkId {
-    slot: u32,
-    unique: u32,
-}
-
-#[cfg(test)]
-impl LinkId {
-    pub(super) const fn for_test(slot: u32) -> Self {
-        Self { slot, unique: 0 }
-    }
-}
-
-/// Why a link closed, or never opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LinkClosed {
-    /// The other end closed it.
-    ByPeer,
-    /// Nothing was heard from the other end for too long.
-    TimedOut,
-    /// The other end knows nothing of the link: it has started again, or has timed out.
-    Reset,
-    /// More messages waited than may.
-    Overflow,
-    /// The other end closed it instead of accepting it.
-    Refused,
-    /// The other end was not reached in time.
-    Unreachable,
-}
-
-/// What a link has for the machine at one of its ends.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum LinkInput<P> {
-    /// The peer has opened a link to this node. It is open; closing it now refuses it.
-    Incoming(LinkId, NodeIndex),
-    /// The link that this node asked for is open.
-    Opened(LinkId, NodeIndex),
-    /// The link that this node asked for did not open.
-    Failed(LinkId, NodeIndex, LinkClosed),
-    /// The peer has sent something.
-    Message(LinkId, NodeIndex, P),
-    /// The peer has said all it had to say and closed the link in order; all of it has arrived.
-    Finished(LinkId, NodeIndex),
-    /// The link has closed; what was not received by now never will be.
-    Closed(LinkId, NodeIndex, LinkClosed),
-}
-
-/// What links schedule for themselves.
-#[derive(Clone, Debug)]
-pub enum LinkEvent<P> {
-    /// Something arrives at one end.
-    #[doc(hidden)]
-    Arrival {
-        link: LinkId,
-        end: u8,
-        leaves: SimTime,
-        batch: u32,
-        sequence: u64,
-        item: Item<P>,
-    },
-    /// One end learns that the link is closed.
-    #[doc(hidden)]
-    Gone {
-        link: LinkId,
-        end: u8,
-        leaves: SimTime,
-        reason: LinkClosed,
-    },
-    /// One end may have heard nothing for too long.
-    #[doc(hidden)]
-    Silence { link: LinkId, end: u8, silence: u32 },
-    /// The dialer has waited long enough.
-    #[doc(hidden)]
-    ConnectTimeout { link: LinkId },
-}
-
-/// What travels on a link.
-#[doc(hidden)]
-#[derive(Clone, Debug)]
-pub enum Item<P> {
-    Dial,
-    Accept,
-    Message(P),
-    Finish,
-}
-
-/// How long a dialer waits before it tries again to reach a node that does not answer.
-const DIAL_AGAIN: Duration = Duration::from_millis(500);
-
-const DIALER: u8 = 0;
-const ACCEPTOR: u8 = 1;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Has not heard of the link yet (the acceptor), or not whether it is accepted (the dialer).
-    Waiting,
-    Open,
-    /// Has left, and word of it is on its way.
-    Left,
-    /// Has left without a word.
-    Gone,
-}
-
-impl State {
-    const fn is_closed(self) -> bool {
-        matches!(self, Self::Left | Self::Gone)
-    }
-}
-
-/// One end, and the direction towards it.
-struct End<P> {
-    node: NodeIndex,
-    life: u32,
-    state: State,
-    /// Arrivals keep their order: none is before this.
-    last_arrival: SimTime,
-    /// Since when the way here is cut.
-    cut_since: Option<SimTime>,
-    /// What a cut, or waiting for the link to open, holds up on its way here, by sequence.
-    held_up: BTreeMap<u64, (Item<P>, usize)>,
-    next_sequence: u64,
-    /// What is on its way here, held up or not.
-    under_way: usize,
-    /// Raised when what was on its way is lost, so that its arrivals are void.
-    batch: u32,
-    /// Whether this end has sent more than may wait, and is about to be told so.
-    overflowed: bool,
-    /// Whether nothing is heard here, and how often that has changed.
-    silent: bool,
-    silence: u32,
-    /// When the sender went silent for good: what would have left after that does not arrive.
-    sender_gone: SimTime,
-}
-
-impl<P> End<P> {
-    const fn new(node: NodeIndex, life: u32) -> Self {
-        Self {
-            node,
-            life,
-            state: State::Waiting,
-            last_arrival: SimTime::ZERO,
-            cut_since: None,
-            held_up: BTreeMap::new(),
-            next_sequence: 0,
-            under_way: 0,
-            batch: 0,
-            overflowed: false,
-            silent: false,
-            silence: 0,
-            sender_gone: SimTime::NEVER,
-        }
-    }
-
-    /// Nothing that is on its way here arrives.
-    fn lose_all_under_way(&mut self) {
-        self.batch += 1;
-        self.under_way = 0;
-        self.held_up.clear();
-    }
-}
-
-struct Link<P> {
-    ends: [End<P>; 2],
-}
+use types::{ACCEPTOR, DIAL_AGAIN, DIALER, End, Item, Link, State, other};
 
 struct Slot<P> {
     unique: u32,
     link: Option<Link<P>>,
 }
 
-/// All links of a network. See the [module](self).
+/// All links of a network: reliable, as a stream of QUIC is.
+///
+/// What is sent on a link arrives once and in order, or the link closes and all that has not arrived is
+/// gone. So loss shows as delay, and a partition as silence: an end that has heard nothing for
+/// [`LinkConfig::idle_timeout`] closes, each end by itself. With one direction cut, the end that hears
+/// nothing closes first, and the other only once that one has fallen silent. A crashed node says nothing;
+/// what it had put on the wire still arrives. Once it has started again, its peers' packets are answered by
+/// a reset, so that they learn of it at once. Two links keep no order between them.
+///
+/// An [`Environment`](super::Environment) that uses links gives their events back to them
+/// ([`Links::handle`]), tells them of faults ([`Links::fault`]), and hands what they have for a machine to
+/// that machine:
+///
+/// ```text
+/// fn event(&mut self, event: LinkEvent<Message>, context: &mut Context<Input, LinkEvent<Message>>) {
+///     if let Some((node, input)) = self.links.handle(event, context) {
+///         context.deliver(node, Input::Link(input));
+///     }
+/// }
+/// ```
 pub struct Links<P> {
     config: LinkConfig,
     slots: Vec<Slot<P>>,
@@ -639,134 +453,6 @@ impl<P> Links<P> {
         }
     }
 
-    fn crashed<I, T: From<LinkEvent<P>>>(&mut self, node: NodeIndex, context: &mut Context<I, T>) {
-        let now = context.now();
-        for (id, end) in self.all_ends() {
-            let Some(link) = self.link_mut(id) else {
-                continue;
-            };
-            let here = &mut link.ends[end as usize];
-            if here.node != node || here.state == State::Gone {
-                continue;
-            }
-            // An acceptor that has not heard of the link may still, in its next life.
-            if here.state == State::Waiting && end == ACCEPTOR {
-                continue;
-            }
-            here.state = State::Gone;
-            let peer = &mut link.ends[other(end) as usize];
-            peer.sender_gone = now;
-            peer.held_up.clear();
-            self.look_for_silence(id, context);
-            self.remove_if_closed(id);
-        }
-    }
-
-    /// A node that has started again answers for its former life that it is gone.
-    fn restarted<I, T: From<LinkEvent<P>>>(
-        &mut self,
-        node: NodeIndex,
-        context: &mut Context<I, T>,
-    ) {
-        for (id, end) in self.all_ends() {
-            let Some(link) = self.link_mut(id) else {
-                continue;
-            };
-            let here = &link.ends[end as usize];
-            if here.node == node && here.state == State::Gone && here.life < context.life(node) {
-                self.reset(id, other(end), context);
-            }
-        }
-    }
-
-    /// `end` goes on sending to one that knows nothing of the link, and is told so.
-    fn reset<I, T: From<LinkEvent<P>>>(
-        &mut self,
-        id: LinkId,
-        end: u8,
-        context: &mut Context<I, T>,
-    ) {
-        let Some(link) = self.link_mut(id) else {
-            return;
-        };
-        let from = link.ends[other(end) as usize].node;
-        let there = &link.ends[end as usize];
-        let to = there.node;
-        if there.state.is_closed()
-            || context.faults.is_cut(from, to)
-            || context.faults.is_cut(to, from)
-        {
-            return;
-        }
-        let round_trip = context.faults.latency(to, from) + context.faults.latency(from, to);
-        // It comes from the node's present life, or from one that is well: no crash before takes it away.
-        let (at, leaves) = (context.now() + round_trip, SimTime::ZERO);
-        let gone = LinkEvent::Gone {
-            link: id,
-            end,
-            leaves,
-            reason: LinkClosed::Reset,
-        };
-        context.schedule(at, gone.into());
-    }
-
-    fn look_at_all<I, T: From<LinkEvent<P>>>(&mut self, context: &mut Context<I, T>) {
-        for (id, end) in self.all_ends() {
-            if end == DIALER {
-                self.look_for_silence(id, context);
-            }
-            // An end whose peer has timed out while the path was cut is told so now.
-            if self.link_mut(id).is_some_and(|link| {
-                let peer = &link.ends[other(end) as usize];
-                peer.state == State::Gone && context.is_up(peer.node)
-            }) {
-                self.reset(id, end, context);
-            }
-        }
-    }
-
-    /// Notes for both ends whether they hear anything, and when that lasts too long.
-    fn look_for_silence<I, T: From<LinkEvent<P>>>(
-        &mut self,
-        id: LinkId,
-        context: &mut Context<I, T>,
-    ) {
-        let now = context.now();
-        let timeout = now + self.config.idle_timeout;
-        let Some(link) = self.link_mut(id) else {
-            return;
-        };
-        for end in [DIALER, ACCEPTOR] {
-            let (peer, peer_state) = {
-                let peer = &link.ends[other(end) as usize];
-                (peer.node, peer.state)
-            };
-            let here = &mut link.ends[end as usize];
-            let cut = context.faults.is_cut(peer, here.node);
-            here.cut_since = cut.then(|| here.cut_since.unwrap_or(now));
-            if here.state != State::Open {
-                continue;
-            }
-            let silent = peer_state == State::Gone || context.is_paused(peer) || cut;
-            if silent != here.silent {
-                here.silent = silent;
-                here.silence += 1;
-                if silent {
-                    let silence = here.silence;
-                    context.schedule(
-                        timeout,
-                        LinkEvent::Silence {
-                            link: id,
-                            end,
-                            silence,
-                        }
-                        .into(),
-                    );
-                }
-            }
-        }
-    }
-
     /// `end` has nothing more to do with the link.
     fn leave(&mut self, id: LinkId, end: u8, left: State) {
         if let Some(link) = self.link_mut(id) {
@@ -824,8 +510,4 @@ impl<P> Links<P> {
             })
             .collect()
     }
-}
-
-const fn other(end: u8) -> u8 {
-    1 - end
 }

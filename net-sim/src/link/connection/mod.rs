@@ -1,4 +1,6 @@
-//! One connection: its streams, what has been sent and not acknowledged, and its timers.
+//! One connection: its streams, and what goes into packets and comes out of them.
+
+mod recovery;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -18,24 +20,14 @@ use super::packet::{
 };
 use super::ranges::Ranges;
 use super::stream::{RecvHalf, SendHalf};
-use super::{
-    CONNECTION_WINDOW, DATAGRAMS_MAX, IDLE_TIMEOUT, IN_FLIGHT_MAX, KEEP_ALIVE_INTERVAL, STREAMS_MAX,
-};
+use super::{CONNECTION_WINDOW, DATAGRAMS_MAX, IN_FLIGHT_MAX, STREAMS_MAX};
 
-/// Packets by which a later acknowledgement outruns one that is then taken for lost (RFC 9002, 6.1.1).
-const REORDERING_PACKETS: u64 = 3;
-/// The round-trip time assumed before any was measured.
-const RTT_INITIAL: Duration = Duration::from_millis(100);
-/// The finest that timers are; what is added to a probe timeout.
-const GRANULARITY: Duration = Duration::from_millis(5);
-/// Doublings of the probe timeout, at most.
-const BACKOFF_MAX: u32 = 6;
-/// Frames that wait to be sent besides what streams hold; bounded by streams and credit.
+/// What a packet's own numbers take, at most.
 const HEADER_LEN: usize = 48;
 
 /// What concerns the user of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Notice {
+pub(in crate::link) enum Notice {
     Opened,
     Readable(u64),
     Writable(u64),
@@ -68,15 +60,15 @@ struct Stream {
     recv: RecvHalf,
 }
 
-pub(super) struct Connection {
-    pub(super) side: Side,
-    pub(super) peer: PeerId,
-    pub(super) protocol: Arc<str>,
-    pub(super) remote: SocketAddr,
-    pub(super) remote_id: ConnectionId,
-    pub(super) secret: [u8; 32],
-    pub(super) closed: Option<ConnectionError>,
-    pub(super) notices: VecDeque<Notice>,
+pub(in crate::link) struct Connection {
+    pub(in crate::link) side: Side,
+    pub(in crate::link) peer: PeerId,
+    pub(in crate::link) protocol: Arc<str>,
+    pub(in crate::link) remote: SocketAddr,
+    pub(in crate::link) remote_id: ConnectionId,
+    pub(in crate::link) secret: [u8; 32],
+    pub(in crate::link) closed: Option<ConnectionError>,
+    pub(in crate::link) notices: VecDeque<Notice>,
     streams: BTreeMap<u64, Stream>,
     next_stream: u64,
     peer_max_streams: u64,
@@ -110,7 +102,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(
+    pub(in crate::link) fn new(
         side: Side,
         peer: PeerId,
         protocol: Arc<str>,
@@ -159,17 +151,9 @@ impl Connection {
         }
     }
 
-    pub(super) fn rtt(&self) -> Duration {
-        self.rtt.map_or(RTT_INITIAL, |(smoothed, _)| smoothed)
-    }
-
-    pub(super) fn set_first_rtt(&mut self, sample: Duration) {
-        self.measure(sample);
-    }
-
     // ------------------------------------------------------------------ the user's side
 
-    pub(super) fn open(&mut self) -> Option<u64> {
+    pub(in crate::link) fn open(&mut self) -> Option<u64> {
         if self.next_stream / 2 >= self.peer_max_streams {
             return None;
         }
@@ -179,11 +163,15 @@ impl Connection {
         Some(id)
     }
 
-    pub(super) fn accept(&mut self) -> Option<u64> {
+    pub(in crate::link) fn accept(&mut self) -> Option<u64> {
         self.incoming.pop_front()
     }
 
-    pub(super) fn write(&mut self, id: u64, chunks: &mut [Bytes]) -> Result<usize, StreamError> {
+    pub(in crate::link) fn write(
+        &mut self,
+        id: u64,
+        chunks: &mut [Bytes],
+    ) -> Result<usize, StreamError> {
         self.streams
             .get_mut(&id)
             .ok_or(StreamError::Closed)?
@@ -191,13 +179,13 @@ impl Connection {
             .write(chunks)
     }
 
-    pub(super) fn finish(&mut self, id: u64) {
+    pub(in crate::link) fn finish(&mut self, id: u64) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.send.finish();
         }
     }
 
-    pub(super) fn reset(&mut self, id: u64, code: CloseCode) {
+    pub(in crate::link) fn reset(&mut self, id: u64, code: CloseCode) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
@@ -208,7 +196,10 @@ impl Connection {
     }
 
     /// What became of what was sent: stopped with a code, delivered (`Some(None)`), or open.
-    pub(super) fn stopped(&self, id: u64) -> Result<Option<Option<CloseCode>>, StreamError> {
+    pub(in crate::link) fn stopped(
+        &self,
+        id: u64,
+    ) -> Result<Option<Option<CloseCode>>, StreamError> {
         let Some(stream) = self.streams.get(&id) else {
             return Ok(Some(None));
         };
@@ -225,7 +216,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn read(
+    pub(in crate::link) fn read(
         &mut self,
         id: u64,
         chunks: &mut Vec<Bytes>,
@@ -245,7 +236,7 @@ impl Connection {
         result
     }
 
-    pub(super) fn stop(&mut self, id: u64, code: CloseCode) {
+    pub(in crate::link) fn stop(&mut self, id: u64, code: CloseCode) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
@@ -258,7 +249,10 @@ impl Connection {
         self.remove_if_done(id);
     }
 
-    pub(super) fn send_datagram(&mut self, datagram: Bytes) -> Result<(), SendDatagramError> {
+    pub(in crate::link) fn send_datagram(
+        &mut self,
+        datagram: Bytes,
+    ) -> Result<(), SendDatagramError> {
         if datagram.len() > DATAGRAM_LEN_MAX {
             return Err(SendDatagramError::TooLarge {
                 len: datagram.len(),
@@ -272,17 +266,21 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn read_datagram(&mut self) -> Option<Bytes> {
+    pub(in crate::link) fn read_datagram(&mut self) -> Option<Bytes> {
         self.datagrams_in.pop_front()
     }
 
     /// 32 bytes for `label` and `context` that both ends derive alike.
-    pub(super) fn export(&self, label: &[u8], context: &[u8]) -> [u8; 32] {
+    pub(in crate::link) fn export(&self, label: &[u8], context: &[u8]) -> [u8; 32] {
         *Digest::of("simulated keying material", &[&self.secret, label, context]).as_bytes()
     }
 
     /// What tells the peer that the connection is closed.
-    pub(super) fn close_frames(&mut self, code: CloseCode, reason: &str) -> (u64, Vec<Frame>) {
+    pub(in crate::link) fn close_frames(
+        &mut self,
+        code: CloseCode,
+        reason: &str,
+    ) -> (u64, Vec<Frame>) {
         let end = (0..=REASON_LEN_MAX.min(reason.len()))
             .rev()
             .find(|end| reason.is_char_boundary(*end));
@@ -291,7 +289,7 @@ impl Connection {
         (self.next_number - 1, vec![Frame::Close { code, reason }])
     }
 
-    pub(super) fn close(&mut self, error: ConnectionError) {
+    pub(in crate::link) fn close(&mut self, error: ConnectionError) {
         if self.closed.is_none() {
             self.closed = Some(error);
             self.notices.push_back(Notice::Closed);
@@ -308,7 +306,7 @@ impl Connection {
     ///
     /// # Errors
     /// What the peer has broken: the connection is to be closed.
-    pub(super) fn receive(
+    pub(in crate::link) fn receive(
         &mut self,
         now: Instant,
         number: u64,
@@ -424,164 +422,8 @@ impl Connection {
         Ok(self.streams.get_mut(&id))
     }
 
-    fn receive_ack(&mut self, now: Instant, ranges: &[(u64, u64)]) {
-        let Some((_, largest)) = ranges.first().copied() else {
-            return;
-        };
-        if largest >= self.next_number {
-            return;
-        }
-        let mut newly = Vec::new();
-        for (first, last) in ranges {
-            if first <= last {
-                newly.extend(self.sent.range(*first..=*last).map(|(number, _)| *number));
-            }
-        }
-        if newly.is_empty() {
-            return;
-        }
-        self.probes = 0;
-        for number in newly {
-            let Some(packet) = self.sent.remove(&number) else {
-                continue;
-            };
-            self.in_flight -= packet.len;
-            if number == largest {
-                self.measure(now.since(packet.at));
-            }
-            for sent in packet.contents {
-                if let Sent::Stream(id, range, fin) = sent {
-                    self.acknowledge_stream(id, range, fin);
-                }
-            }
-        }
-        let largest = self
-            .largest_acknowledged
-            .map_or(largest, |known| known.max(largest));
-        self.largest_acknowledged = Some(largest);
-        let late = self.rtt() / 8 * 9;
-        let lost: Vec<u64> = self
-            .sent
-            .range(..largest)
-            .filter(|(number, packet)| {
-                largest - **number >= REORDERING_PACKETS || now.since(packet.at) >= late
-            })
-            .map(|(number, _)| *number)
-            .collect();
-        lost.into_iter().for_each(|number| self.lose(number));
-    }
-
-    fn acknowledge_stream(&mut self, id: u64, range: Range<u64>, fin: bool) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.send.acknowledge(range, fin);
-            self.notices.push_back(Notice::Writable(id));
-            self.remove_if_done(id);
-        }
-    }
-
-    fn lose(&mut self, number: u64) {
-        if let Some(packet) = self.sent.remove(&number) {
-            self.in_flight -= packet.len;
-            self.send_again(packet.contents);
-        }
-    }
-
-    /// Queues what a packet carried, as far as it still matters.
-    fn send_again(&mut self, contents: Vec<Sent>) {
-        for sent in contents {
-            match sent {
-                Sent::Stream(id, range, fin) => {
-                    if let Some(stream) = self.streams.get_mut(&id) {
-                        stream.send.lose(range, fin);
-                    }
-                }
-                Sent::MaxData => self.control.push_back(Frame::MaxData(self.max_data)),
-                Sent::MaxStreamData(id) => {
-                    if let Some(stream) = self.streams.get(&id) {
-                        let max = stream.recv.max;
-                        self.control.push_back(Frame::MaxStreamData { id, max });
-                    }
-                }
-                Sent::MaxStreams => self.control.push_back(Frame::MaxStreams(self.max_streams)),
-                Sent::Reset(id, code, len) => {
-                    self.control.push_back(Frame::Reset { id, code, len });
-                }
-                Sent::Stop(id, code) => self.control.push_back(Frame::Stop { id, code }),
-            }
-        }
-    }
-
-    /// RFC 9002, section 5.3.
-    fn measure(&mut self, sample: Duration) {
-        self.rtt = Some(match self.rtt {
-            None => (sample, sample / 2),
-            Some((smoothed, variation)) => {
-                let deviation = smoothed.abs_diff(sample);
-                ((smoothed * 7 + sample) / 8, (variation * 3 + deviation) / 4)
-            }
-        });
-    }
-
-    fn probe_timeout(&self) -> Duration {
-        let (smoothed, variation) = self.rtt.unwrap_or((RTT_INITIAL, RTT_INITIAL / 2));
-        (smoothed + variation * 4 + GRANULARITY) * (1 << self.probes.min(BACKOFF_MAX))
-    }
-
-    pub(super) fn draining_time(&self) -> Duration {
-        let (smoothed, variation) = self.rtt.unwrap_or((RTT_INITIAL, RTT_INITIAL / 2));
-        (smoothed + variation * 4 + GRANULARITY) * 3
-    }
-
-    pub(super) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        if self.closed.is_some() {
-            return None;
-        }
-        let idle = (self.last_heard + IDLE_TIMEOUT, "idle");
-        let keep_alive = (self.last_said + KEEP_ALIVE_INTERVAL, "keep alive");
-        let mut next = if idle.0 <= keep_alive.0 {
-            idle
-        } else {
-            keep_alive
-        };
-        if let Some((_, packet)) = self.sent.last_key_value() {
-            let probe = packet.at + self.probe_timeout();
-            if probe < next.0 {
-                next = (probe, "probe");
-            }
-        }
-        Some(next)
-    }
-
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
-        if self.closed.is_some() {
-            return;
-        }
-        if now >= self.last_heard + IDLE_TIMEOUT {
-            self.close(ConnectionError::TimedOut);
-            return;
-        }
-        if now >= self.last_said + KEEP_ALIVE_INTERVAL {
-            self.ping = true;
-        }
-        if let Some((_, packet)) = self.sent.last_key_value()
-            && now >= packet.at + self.probe_timeout()
-        {
-            self.probes += 1;
-            // What has waited longest goes out again. It is not given up for lost: it may yet be acknowledged,
-            // and show that the path is slower than was thought.
-            let oldest = self
-                .sent
-                .values()
-                .take(2)
-                .flat_map(|packet| packet.contents.clone());
-            let oldest: Vec<Sent> = oldest.collect();
-            self.send_again(oldest);
-            self.ping = true;
-        }
-    }
-
     /// The next packet to send, if there is one.
-    pub(super) fn poll_frames(&mut self, now: Instant) -> Option<(u64, Vec<Frame>)> {
+    pub(in crate::link) fn poll_frames(&mut self, now: Instant) -> Option<(u64, Vec<Frame>)> {
         if self.closed.is_some() {
             return None;
         }

@@ -1,4 +1,6 @@
-//! All connections of one node: handshakes, and which packet belongs to which.
+//! All connections of one node, and which packet belongs to which.
+
+mod handshake;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -8,17 +10,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use smalti_core::id::{Digest, PeerId};
+use smalti_core::id::PeerId;
 use smalti_core::runtime::{ConnectionError, SendDatagramError, Side, StreamError};
 use smalti_core::time::Instant;
 use smalti_core::wire::CloseCode;
 
+use super::HANDSHAKE_TIMEOUT;
 use super::connection::{Connection, Notice};
 use super::packet::{Body, ConnectionId, Frame, Packet};
-use super::{CONNECTIONS_MAX, HANDSHAKE_TIMEOUT};
+use handshake::{DIAL_AGAIN, Dial, HalfOpen};
 
-/// How long a dialer waits before it sends its first packet again; each time twice as long.
-const DIAL_AGAIN: Duration = Duration::from_millis(200);
+/// How a connection is named that has no name yet.
 const UNNAMED: ConnectionId = ConnectionId(0);
 
 /// Names a connection, or a dial, at this endpoint.
@@ -67,26 +69,6 @@ pub enum Event {
     Datagram(Handle),
     /// The connection is closed.
     Closed(Handle),
-}
-
-struct Dial {
-    peer: PeerId,
-    protocol: Arc<str>,
-    addresses: Vec<SocketAddr>,
-    nonce: [u8; 32],
-    begun: Instant,
-    again: Instant,
-    wait: Duration,
-    failed: Option<DialFailure>,
-}
-
-struct HalfOpen {
-    peer: PeerId,
-    protocol: Arc<str>,
-    remote: (SocketAddr, ConnectionId),
-    secret: [u8; 32],
-    nonce: [u8; 32],
-    begun: Instant,
 }
 
 /// A connection that was closed here answers for a while that it is.
@@ -476,110 +458,6 @@ impl Endpoint {
 
     // ------------------------------------------------------------------ within
 
-    fn receive_dial(
-        &mut self,
-        now: Instant,
-        remote: (SocketAddr, ConnectionId),
-        peer: PeerId,
-        protocol: &str,
-        nonce: [u8; 32],
-    ) {
-        if self.closed || self.connections.len() + self.half_open.len() >= CONNECTIONS_MAX {
-            return;
-        }
-        let known = self
-            .half_open
-            .iter()
-            .find(|(_, half_open)| half_open.remote == remote);
-        if let Some((handle, half_open)) = known {
-            let body = Body::Accept {
-                peer: self.peer_id,
-                nonce: half_open.nonce,
-            };
-            let (handle, to) = (*handle, remote);
-            self.send(handle, to, body);
-            return;
-        }
-        // A packet that was late: the connection has long been made.
-        if self.connections.values().any(|connection| {
-            (connection.remote, connection.remote_id) == remote && connection.peer == peer
-        }) {
-            return;
-        }
-        let Some(protocol) = self
-            .protocols
-            .iter()
-            .find(|known| &***known == protocol)
-            .cloned()
-        else {
-            let code = CloseCode::WRONG_ALPN;
-            self.send(
-                UNNAMED,
-                remote,
-                Body::Refuse {
-                    peer: self.peer_id,
-                    code,
-                },
-            );
-            return;
-        };
-        let handle = self.draw_id();
-        let own_nonce = self.draw_nonce();
-        let secret = secret((peer, nonce), (self.peer_id, own_nonce), &protocol);
-        let half_open = HalfOpen {
-            peer,
-            protocol,
-            remote,
-            secret,
-            nonce: own_nonce,
-            begun: now,
-        };
-        self.half_open.insert(handle, half_open);
-        self.send(
-            handle,
-            remote,
-            Body::Accept {
-                peer: self.peer_id,
-                nonce: own_nonce,
-            },
-        );
-    }
-
-    fn receive_accept(
-        &mut self,
-        now: Instant,
-        handle: Handle,
-        remote: (SocketAddr, ConnectionId),
-        peer: PeerId,
-        nonce: [u8; 32],
-    ) {
-        let Some(dial) = self.dials.get(&handle) else {
-            // Accepted at another address before, or given up.
-            let known = self.connections.get(&handle);
-            if known.is_none_or(|known| known.remote_id != remote.1) {
-                self.send(handle, remote, Body::Reset);
-            }
-            return;
-        };
-        if dial.peer != peer {
-            self.send(handle, remote, Body::Reset);
-            self.address_failed(handle, remote.0, DialFailure::WrongPeer(remote.0));
-            return;
-        }
-        let Some(dial) = self.dials.remove(&handle) else {
-            return;
-        };
-        let secret = secret((self.peer_id, dial.nonce), (peer, nonce), &dial.protocol);
-        let mut connection =
-            Connection::new(Side::Dialer, peer, dial.protocol, remote, secret, now);
-        // Of a packet that was sent again nobody knows which copy was answered.
-        if dial.wait == DIAL_AGAIN {
-            connection.set_first_rtt(now.since(dial.begun));
-        }
-        self.connections.insert(handle, connection);
-        self.events.push_back(Event::Connected(handle));
-    }
-
     fn receive_data(
         &mut self,
         now: Instant,
@@ -631,18 +509,6 @@ impl Endpoint {
         self.collect_notices(handle);
     }
 
-    fn address_failed(&mut self, handle: Handle, address: SocketAddr, failure: DialFailure) {
-        let Some(dial) = self.dials.get_mut(&handle) else {
-            return;
-        };
-        dial.failed = Some(failure);
-        dial.addresses.retain(|other| *other != address);
-        if dial.addresses.is_empty() || failure == DialFailure::WrongProtocol {
-            self.dials.remove(&handle);
-            self.events.push_back(Event::DialFailed(handle, failure));
-        }
-    }
-
     fn close_with(
         &mut self,
         now: Instant,
@@ -689,17 +555,6 @@ impl Endpoint {
         self.events.extend(events);
     }
 
-    fn send_dial(&mut self, handle: Handle, dial: &Dial) {
-        for address in &dial.addresses {
-            let body = Body::Dial {
-                peer: self.peer_id,
-                protocol: dial.protocol.to_string(),
-                nonce: dial.nonce,
-            };
-            self.send(handle, (*address, UNNAMED), body);
-        }
-    }
-
     fn send(&mut self, from: Handle, to: (SocketAddr, ConnectionId), body: Body) {
         let bytes = Packet {
             to: to.1,
@@ -731,16 +586,4 @@ impl Endpoint {
         self.rng.fill_bytes(&mut nonce);
         nonce
     }
-}
-
-/// What both ends of a connection, and no other connection, have in common.
-fn secret(dialer: (PeerId, [u8; 32]), acceptor: (PeerId, [u8; 32]), protocol: &str) -> [u8; 32] {
-    let parts: [&[u8]; 5] = [
-        dialer.0.as_bytes(),
-        &dialer.1,
-        acceptor.0.as_bytes(),
-        &acceptor.1,
-        protocol.as_bytes(),
-    ];
-    *Digest::of("simulated connection secret", &parts).as_bytes()
 }
