@@ -66,6 +66,8 @@ struct Received {
     /// For each producer: the life, the next number that is due, and how many were missing in it.
     next: BTreeMap<PeerId, (Instance, u64)>,
     missing: BTreeMap<PeerId, u64>,
+    /// How many it was told that are missing.
+    told: BTreeMap<PeerId, u64>,
 }
 
 impl Board {
@@ -127,87 +129,81 @@ impl Board {
         loop {
             tokio::select! {
                 biased;
+                // Before the readings, so that what is missing is told before they show it.
+                event = events.recv() => match event {
+                    Ok(Some(event)) => self.told(local, &event, &findings),
+                    Ok(None) => return Ok(()),
+                    Err(lagged) => return Err(format!("{local} lost events: {lagged:?}").into()),
+                },
                 reading = consumer.recv_with_meta() => {
                     let Some((reading, meta)) = reading else { return Ok(()) };
                     if reading.number != meta.sequence {
                         let sequence = meta.sequence;
                         return Err(format!("{reading:?} came under the number {sequence}").into());
                     }
-                    let producer = meta.producer;
-                    let gap = self.take(local, producer, reading, &findings)?;
-                    if gap {
-                        self.account_for_gap(local, producer, &consumer, &findings)?;
-                    }
+                    self.take(local, meta.producer, reading, &findings)?;
                 }
                 _ = show.tick() => {
                     if let Some(received) = self.state.borrow_mut().received.get_mut(&local) {
                         received.producers = consumer.producers();
                     }
                 }
-                // That some were dropped is no matter: they are only counted.
-                Ok(Some(ConsumerEvent::Subscribed { peer })) = events.recv() => {
-                    let state = self.state.borrow();
-                    let received = state.received.get(&local);
-                    if received.is_some_and(|received| received.next.contains_key(&peer)) {
-                        findings.reach(RESUBSCRIBED);
-                    }
-                }
             }
         }
     }
 
-    /// Takes note of a reading; gives whether others are missing before it.
+    /// Takes note of what a consumer is told of a producer.
+    fn told(&self, consumer: PeerId, event: &ConsumerEvent, findings: &Findings) {
+        let mut state = self.state.borrow_mut();
+        let received = state.received.entry(consumer).or_default();
+        match event {
+            ConsumerEvent::Lagged { peer, datums } => {
+                *received.told.entry(*peer).or_default() += datums;
+            }
+            ConsumerEvent::Subscribed { peer } if received.next.contains_key(peer) => {
+                findings.reach(RESUBSCRIBED);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes note of a reading: it is none that was due before, and what is missing has been told.
     fn take(
         &self,
         consumer: PeerId,
         producer: PeerId,
         reading: Reading,
         findings: &Findings,
-    ) -> Result<bool, String> {
+    ) -> Result<(), String> {
         let mut state = self.state.borrow_mut();
         state.readings += 1;
         let received = state.received.entry(consumer).or_default();
         let due = (reading.life, reading.number + 1);
-        match received.next.insert(producer, due) {
-            Some((life, next)) if life == reading.life => {
-                if reading.number < next {
-                    return Err(format!(
-                        "{consumer} got {reading:?} of {producer} when number {next} was due"
-                    ));
-                }
-                let missing = reading.number - next;
-                *received.missing.entry(producer).or_default() += missing;
-                Ok(missing > 0)
-            }
+        let next = match received.next.insert(producer, due) {
+            Some((life, next)) if life == reading.life => next,
             Some(_) => {
                 findings.reach(NEXT_LIFE);
-                Ok(false)
+                return Ok(());
             }
-            None => Ok(false),
-        }
-    }
-
-    /// What is missing must have been told.
-    fn account_for_gap(
-        &self,
-        local: PeerId,
-        producer: PeerId,
-        consumer: &Consumer<Reading>,
-        findings: &Findings,
-    ) -> Result<(), String> {
-        let stats = consumer.stats();
-        let told = stats.iter().find(|stats| stats.peer == producer);
-        let told = told.map_or(0, |stats| stats.lagged);
-        let state = self.state.borrow();
-        let received = state.received.get(&local);
-        let missing = received.and_then(|received| received.missing.get(&producer));
-        let missing = missing.copied().unwrap_or_default();
-        if missing > told {
+            None => return Ok(()),
+        };
+        if reading.number < next {
             return Err(format!(
-                "{local} misses {missing} readings of {producer} and was told of {told}"
+                "{consumer} got {reading:?} of {producer} when number {next} was due"
             ));
         }
+        if reading.number == next {
+            return Ok(());
+        }
         findings.reach(MISSED);
+        let missing = received.missing.entry(producer).or_default();
+        *missing += reading.number - next;
+        let told = received.told.get(&producer).copied().unwrap_or_default();
+        if *missing > told {
+            return Err(format!(
+                "{consumer} misses {missing} readings of {producer}, the last before {reading:?}, and was told of {told}"
+            ));
+        }
         Ok(())
     }
 
