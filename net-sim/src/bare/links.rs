@@ -221,7 +221,7 @@ struct Slot<P> {
     link: Option<Link<P>>,
 }
 
-/// All links of a network. See the [module](self).
+/// All links of a network.
 pub struct Links<P> {
     config: LinkConfig,
     slots: Vec<Slot<P>>,
