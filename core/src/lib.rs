@@ -8,7 +8,7 @@
 //! | [`node`] | workers that run the machines, and the handles behind the public modules |
 //! | [`runtime`] | what a node needs of the world: transport, clock, randomness, tasks |
 //! | [`wire`] | codec, frames, limits, close codes, the hello of every connection |
-//! | [`id`] | digests, identifiers, keys |
+//! | [`id`](mod@id) | digests, identifiers, keys |
 //! | [`time`] | the monotonic and the wall clock's readings |
 //! | [`datum`], [`schema`] | what travels in streams, and fingerprints of its type |
 //!

@@ -5,7 +5,7 @@
 //! sequences, maps, options and tuples nest. Nothing of it depends on the compiler: where a type lives and
 //! what `type_name` says of it play no part, so two builds of one source agree.
 //!
-//! The shape is found by letting the type deserialize itself from a [`Tracer`](tracer::Tracer), a
+//! The shape is found by letting the type deserialize itself from a tracer, a
 //! deserializer that invents a value and notes what it is asked for. One value shows one variant of each
 //! enum, so the type is deserialized again and again, each time by way of a variant not seen yet.
 //! Recursion is cut where a type meets itself. A type may refuse the invented values (a text that must be an

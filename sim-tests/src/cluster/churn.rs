@@ -11,7 +11,7 @@ use super::catalogs::{BACK, Catalogs, GIVEN_UP, LEARNT_LATE};
 use super::{Findings, HOSTS, agrees_within, draw_config, draw_faults, name, observe};
 use crate::{Nodes, Options, Outcome, Scenario};
 
-/// See the [module](self).
+/// The scenario `discovery-churn`.
 pub struct Churn;
 
 const LEFT: &str = "a host left";

@@ -10,7 +10,7 @@ use super::catalogs::Catalogs;
 use super::{Findings, HOSTS, draw_faults, name, observe};
 use crate::{Nodes, Options, Outcome, Scenario};
 
-/// See the [module](self).
+/// The scenario `discovery-converges`.
 pub struct Converges;
 
 /// How long the hosts may take to find each other.

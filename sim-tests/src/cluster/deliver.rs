@@ -10,7 +10,7 @@ use super::readings::{Board, MISSED, NEXT_LIFE, RESUBSCRIBED};
 use super::{Findings, HOSTS, draw_config, draw_faults, name, observe};
 use crate::{Nodes, Options, Outcome, Scenario};
 
-/// See the [module](self).
+/// The scenario `streams-deliver`.
 pub struct Deliver;
 
 /// How long things go wrong.

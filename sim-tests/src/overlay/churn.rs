@@ -16,7 +16,7 @@ use super::network::{Network, Overlay};
 use super::rare;
 use crate::{Nodes, Options, Outcome, Scenario};
 
-/// See the [module](self).
+/// The scenario `overlay-churn`.
 pub struct Churn;
 
 /// How long things go wrong.

@@ -16,7 +16,7 @@ use super::checks::{ACTIVE_MAX, agreement, connectedness, observe, settle};
 use super::network::{Network, Overlay};
 use crate::{Nodes, Options, Outcome, Scenario};
 
-/// See the [module](self).
+/// The scenario `overlay-scale`.
 pub struct Scale;
 
 /// How long the network may take to agree once the last node has joined.

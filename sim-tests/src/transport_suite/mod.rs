@@ -1,7 +1,7 @@
 //! What every transport must do, as tests written against core's traits alone.
 //!
 //! The same functions run over QUIC on this machine and over the simulated network, so that whatever core
-//! relies on holds for both. [`transport_suite!`](crate::transport_suite) makes a test of each.
+//! relies on holds for both. [`transport_suite!`](macro@crate::transport_suite) makes a test of each.
 //!
 //! They wait for conditions, and use the clock only as a bound that a failure would hit.
 

@@ -1,7 +1,7 @@
 //! Streams on a node: workers that run the machines, queues that datums go through, and the handles.
 //!
-//! The way of a datum: encoded once into the [fan-out](fanout) queue of its producer, written from there to each
-//! consumer by a task of its own, read on the other node into the consumer's [inbox](inbox), and decoded when
+//! The way of a datum: encoded once into the fan-out queue of its producer, written from there to each
+//! consumer by a task of its own, read on the other node into the consumer's inbox, and decoded when
 //! the application takes it. Each queue is bounded, and each waits for the next: an application that does not
 //! take its datums is felt by the producer.
 
