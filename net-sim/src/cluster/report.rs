@@ -1,6 +1,6 @@
 //! What a run leaves behind.
 
-use crate::faults::{FaultEvent, FaultSchedule, LinkFaults};
+use crate::faults::{FaultEvent, FaultSchedule};
 use crate::time::SimTime;
 use crate::trace::Trace;
 
@@ -24,12 +24,10 @@ pub struct Report {
 
 impl Report {
     /// The faults as a schedule, for [`Simulation::fault_schedule`](super::Simulation::fault_schedule): it
-    /// does the same again without a plan, and can be shortened.
+    /// does the same again without a plan, to the same trace, and can be shortened. What a script has done
+    /// is among them: leave the script out, or take its faults out of the schedule.
     #[must_use]
     pub fn fault_schedule(&self) -> FaultSchedule {
-        FaultSchedule {
-            links: LinkFaults::default(),
-            events: self.faults.clone(),
-        }
+        FaultSchedule::from_recorded(&self.faults)
     }
 }

@@ -191,6 +191,30 @@ pub struct FaultSchedule {
     pub events: Vec<FaultEvent>,
 }
 
+impl FaultSchedule {
+    /// The schedule that does again what a run has recorded.
+    #[must_use]
+    pub fn from_recorded(events: &[FaultEvent]) -> Self {
+        // A run begins by setting how the network behaves.
+        match events {
+            [
+                FaultEvent {
+                    at: SimTime::ZERO,
+                    fault: Fault::Links(links),
+                },
+                rest @ ..,
+            ] => Self {
+                links: *links,
+                events: rest.to_vec(),
+            },
+            _ => Self {
+                links: LinkFaults::default(),
+                events: events.to_vec(),
+            },
+        }
+    }
+}
+
 impl fmt::Display for FaultSchedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} {:?}", SimTime::ZERO, self.links)?;
