@@ -67,7 +67,7 @@ impl Scenario for Scale {
         observe(world, drawn, |world, measured| {
             join(world, &plan, nodes - 1, &streams, measured)?;
             announce(world, &streams, nodes - 1, measured)?;
-            join_knowing_most(world, loner, &streams, measured)
+            join_knowing_most(world, loner, &plan, &streams, measured)
         })
     }
 }
@@ -78,6 +78,8 @@ struct Plan {
     links: LinkFaults,
     /// The time over which nodes join: from all at once to one after the other.
     join_over: Duration,
+    /// Whether nodes say something only where they have something new to say.
+    quiet: bool,
     config: Config,
 }
 
@@ -112,13 +114,16 @@ impl Plan {
             _ => Duration::from_secs(20),
         };
         let mut config = Config::default();
-        // Long intervals in half of the runs, so that nothing but joining makes the network agree.
-        if below(&mut rng, 2) == 0 {
-            config.announce_interval = Duration::from_secs(90);
+        // In half of the runs nobody repeats itself, so that nothing but joining makes the network agree.
+        let quiet = below(&mut rng, 2) == 0;
+        if quiet {
+            config.announce_interval = Duration::from_secs(20 * 60);
+            config.purge_after = Duration::from_secs(2 * 60 * 60);
         }
         Self {
             links,
             join_over,
+            quiet,
             config,
         }
     }
@@ -210,6 +215,7 @@ fn announce(
 fn join_knowing_most(
     world: &mut Overlay,
     loner: NodeIndex,
+    plan: &Plan,
     streams: &Streams,
     measured: &mut Vec<String>,
 ) -> Result<(), String> {
@@ -247,7 +253,8 @@ fn join_knowing_most(
         "a node that knew all but {UNKNOWN} entries joined in {taken:?}, with {bytes} bytes in {messages} messages of \
          synchronisation"
     ));
-    if bytes >= SYNCHRONISED_MAX {
+    // Where a thousand nodes repeat themselves, what is under way at any moment differs too, and is no cost of joining.
+    if plan.quiet && bytes >= SYNCHRONISED_MAX {
         return Err(format!(
             "a node that knew all but {UNKNOWN} entries cost {bytes} bytes of synchronisation; {SYNCHRONISED_MAX} are \
              allowed"
