@@ -45,14 +45,36 @@ fn main() {
         }
     }
     if mode.as_deref() != Some("throughput") {
-        let mut delays = run(latency());
-        delays.sort_unstable();
-        let at = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize];
+        println!("\none-way latency of 64 bytes at 1,000/s");
+        let streams = Delays::of(run(latency()));
+        let quinn = Delays::of(run(latency_of_quinn()));
         println!(
-            "one-way latency at 1,000/s: p50 {:?}, p99 {:?}",
-            at(0.5),
-            at(0.99)
+            "streams  p50 {:>9.1?}  p99 {:>9.1?}",
+            streams.p50, streams.p99
         );
+        println!("quinn    p50 {:>9.1?}  p99 {:>9.1?}", quinn.p50, quinn.p99);
+        println!(
+            "ratio    p50 {:>9.2}  p99 {:>9.2}",
+            streams.p50.div_duration_f64(quinn.p50),
+            streams.p99.div_duration_f64(quinn.p99)
+        );
+    }
+}
+
+/// What half and all but a hundredth of the datums took at most.
+struct Delays {
+    p50: Duration,
+    p99: Duration,
+}
+
+impl Delays {
+    fn of(mut delays: Vec<Duration>) -> Self {
+        delays.sort_unstable();
+        let at = |percent: usize| delays[(delays.len() - 1) * percent / 100];
+        Self {
+            p50: at(50),
+            p99: at(99),
+        }
     }
 }
 
@@ -131,36 +153,61 @@ fn bind(name: &str) -> (SecretKey, Arc<QuicEndpoint>) {
     (secret_key, endpoint.expect("loopback has a free port"))
 }
 
+/// Both ends of a stream of bare quinn, and what keeps its connection open.
+struct QuinnPair {
+    send: quinn::SendStream,
+    recv: quinn::RecvStream,
+    connections: [quinn::Connection; 2],
+    _receiver: Arc<QuicEndpoint>,
+}
+
+async fn quinn_pair(from: &QuicEndpoint, name: &str) -> QuinnPair {
+    let (key, to) = bind(name);
+    let address = to.addresses()[0];
+    let connecting = from
+        .connect_quinn(key.peer_id(), address, PROTOCOL)
+        .expect("address");
+    let incoming = to.quinn().expect("open").accept().await.expect("open");
+    let accepting = incoming.accept().expect("open");
+    let (dialled, accepted) = tokio::try_join!(connecting, accepting).expect("it answers");
+    let (mut send, _) = dialled.open_bi().await.expect("open");
+    // The peer learns of a stream with its first bytes.
+    send.write_all(&[0]).await.expect("open");
+    let (_, mut recv) = accepted.accept_bi().await.expect("open");
+    recv.read_exact(&mut [0]).await.expect("open");
+    QuinnPair {
+        send,
+        recv,
+        connections: [dialled, accepted],
+        _receiver: to,
+    }
+}
+
 async fn quinn(len: usize, datums: usize, consumers: usize) -> Duration {
     let (_, from) = bind("from");
     let total = datums * (len + HEADER_LEN);
-    let mut started = None;
-    let mut tasks = Vec::new();
+    let mut pairs = Vec::new();
     for n in 0..consumers {
-        let (key, to) = bind(&format!("to {n}"));
-        let address = to.addresses()[0];
+        pairs.push(quinn_pair(&from, &format!("to {n}")).await);
+    }
+    let started = Instant::now();
+    let mut tasks = Vec::new();
+    for pair in pairs {
+        let QuinnPair {
+            mut send,
+            mut recv,
+            connections,
+            _receiver,
+        } = pair;
         tasks.push(tokio::spawn(async move {
-            let endpoint = to.quinn().expect("open");
-            let connection = endpoint
-                .accept()
-                .await
-                .expect("open")
-                .await
-                .expect("dialled");
-            let (_send, mut recv) = connection.accept_bi().await.expect("open");
             let mut slots = [const { Bytes::new() }; 32];
             let mut received = 0;
             while let Some(count) = recv.read_chunks(&mut slots).await.expect("open") {
                 received += slots[..count].iter().map(Bytes::len).sum::<usize>();
             }
             assert_eq!(received, total);
+            drop((connections, _receiver));
         }));
-        let connecting = from
-            .connect_quinn(key.peer_id(), address, PROTOCOL)
-            .expect("address");
-        let connection = connecting.await.expect("it answers");
-        let (mut send, _recv) = connection.open_bi().await.expect("open");
-        started.get_or_insert_with(Instant::now);
         tasks.push(tokio::spawn(async move {
             let chunk = Bytes::from(vec![7; WRITE_LEN]);
             let mut left = total;
@@ -171,18 +218,55 @@ async fn quinn(len: usize, datums: usize, consumers: usize) -> Duration {
             }
             send.finish().expect("open");
             let _ = send.stopped().await;
-            drop(connection);
         }));
     }
     for task in tasks {
         task.await.expect("no panic");
     }
-    started.expect("there is a consumer").elapsed()
+    started.elapsed()
+}
+
+/// The datums of a latency measurement: one each millisecond.
+const LATENCY_DATUMS: usize = 5_000;
+
+/// The same as [`latency`] over bare quinn.
+async fn latency_of_quinn() -> Vec<Duration> {
+    let (_, from) = bind("from");
+    let mut pair = quinn_pair(&from, "to").await;
+    let origin = Instant::now();
+    let reader = tokio::spawn(async move {
+        let mut delays = Vec::with_capacity(LATENCY_DATUMS);
+        let mut datum = [0; 64 + HEADER_LEN];
+        while delays.len() < LATENCY_DATUMS {
+            pair.recv.read_exact(&mut datum).await.expect("open");
+            delays.push(delay(origin, &datum));
+        }
+        delays
+    });
+    let mut ticks = tokio::time::interval(Duration::from_millis(1));
+    for _ in 0..LATENCY_DATUMS {
+        ticks.tick().await;
+        let datum = stamped(origin, 64 + HEADER_LEN);
+        pair.send.write_chunk(datum.into()).await.expect("open");
+    }
+    reader.await.expect("no panic")
+}
+
+/// A datum that says when it was made.
+fn stamped(origin: Instant, len: usize) -> Vec<u8> {
+    let mut datum = vec![0; len];
+    datum[..8].copy_from_slice(&(origin.elapsed().as_nanos() as u64).to_le_bytes());
+    datum
+}
+
+/// For how long a datum has been under way.
+fn delay(origin: Instant, datum: &[u8]) -> Duration {
+    let made = u64::from_le_bytes(datum[..8].try_into().expect("eight bytes"));
+    origin.elapsed() - Duration::from_nanos(made)
 }
 
 /// The times from sending to receiving of 64 bytes, one each millisecond.
 async fn latency() -> Vec<Duration> {
-    const DATUMS: usize = 5_000;
     let from = node(None).await;
     let to = node(Some(&from)).await;
     let producer = from.streams().produce::<Raw>();
@@ -190,19 +274,17 @@ async fn latency() -> Vec<Duration> {
     producer.when().subscribed().await;
     let origin = Instant::now();
     let reader = tokio::spawn(async move {
-        let mut delays = Vec::with_capacity(DATUMS);
-        while delays.len() < DATUMS {
+        let mut delays = Vec::with_capacity(LATENCY_DATUMS);
+        while delays.len() < LATENCY_DATUMS {
             let datum = consumer.recv().await.expect("the node runs");
-            let sent = u64::from_le_bytes(datum[..8].try_into().expect("eight bytes"));
-            delays.push(origin.elapsed() - Duration::from_nanos(sent));
+            delays.push(delay(origin, &datum));
         }
         delays
     });
     let mut ticks = tokio::time::interval(Duration::from_millis(1));
-    for _ in 0..DATUMS {
+    for _ in 0..LATENCY_DATUMS {
         ticks.tick().await;
-        let mut datum = vec![0; 64];
-        datum[..8].copy_from_slice(&(origin.elapsed().as_nanos() as u64).to_le_bytes());
+        let datum = stamped(origin, 64);
         producer.try_send(Raw::from(datum)).expect("there is room");
     }
     reader.await.expect("no panic")
