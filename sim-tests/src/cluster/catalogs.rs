@@ -20,24 +20,44 @@ pub(super) const BACK: &str = "a peer came back after it was given up";
 /// How long a departure takes to reach everybody where nothing hinders it.
 const DEPARTURE_SPREADS_WITHIN: Duration = Duration::from_secs(5);
 
-/// The catalogs of all hosts that have started. A clone is the same.
-#[derive(Clone, Default)]
+/// The catalogs of all hosts that are up. A clone is the same.
+#[derive(Clone)]
 pub(super) struct Catalogs(Rc<RefCell<State>>);
 
-#[derive(Default)]
 struct State {
-    hosts: BTreeMap<usize, Host>,
-    /// The runs that have left, and when.
+    hosts: Vec<Host>,
+    /// The runs that have left, and when that was noticed.
     left: BTreeMap<Instance, Duration>,
     /// For each run of a node, what it has shown of each peer.
     shown: BTreeMap<(Instance, PeerId), Shown>,
 }
 
 /// A host in its present life.
+#[derive(Default)]
 struct Host {
+    /// `None` where its node is not there: it is down, has left, or has not got so far.
+    node: Option<Node>,
+    /// Whether it was told to leave.
+    leaving: bool,
+    /// Its run that has left, until that is noticed.
+    has_left: Option<Instance>,
+}
+
+struct Node {
     catalog: CatalogWatch,
     leave: Rc<Notify>,
-    leaving: bool,
+}
+
+/// Takes the node off the list when the application ends, be it by a crash.
+struct Listed {
+    catalogs: Catalogs,
+    host: usize,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.catalogs.0.borrow_mut().hosts[self.host].node = None;
+    }
 }
 
 struct Shown {
@@ -47,55 +67,80 @@ struct Shown {
 }
 
 impl Catalogs {
+    pub(super) fn new(hosts: usize) -> Self {
+        Self(Rc::new(RefCell::new(State {
+            hosts: (0..hosts).map(|_| Host::default()).collect(),
+            left: BTreeMap::new(),
+            shown: BTreeMap::new(),
+        })))
+    }
+
     /// The application of `host`: it leaves when it is told to.
     pub(super) async fn stay(self, host: usize, network: Network) -> AppResult {
         let leave = Rc::new(Notify::new());
-        let present = Host {
+        let node = Node {
             catalog: network.discovery().catalog_watch(),
             leave: leave.clone(),
-            leaving: false,
         };
-        self.0.borrow_mut().hosts.insert(host, present);
+        let present = Host {
+            node: Some(node),
+            ..Host::default()
+        };
+        self.0.borrow_mut().hosts[host] = present;
+        let listed = Listed {
+            catalogs: self.clone(),
+            host,
+        };
         leave.notified().await;
+        let instance = *network.discovery().me().instance();
         network.shutdown().await;
+        drop(listed);
+        self.0.borrow_mut().hosts[host].has_left = Some(instance);
         Ok(())
     }
 
     /// Lets `host` leave, if it is there. Gives whether it was.
-    pub(super) fn leave(&self, host: usize, control: &Control) -> bool {
-        let mut state = self.0.borrow_mut();
-        let State { hosts, left, .. } = &mut *state;
-        let Some(host) = hosts.get_mut(&host).filter(|_| control.is_up(&name(host))) else {
+    pub(super) fn leave(&self, host: usize) -> bool {
+        let host = &mut self.0.borrow_mut().hosts[host];
+        let Some(node) = &host.node else {
             return false;
         };
-        host.leave.notify_one();
+        node.leave.notify_one();
         host.leaving = true;
-        if let Some(instance) = own_instance(&host.catalog.current()) {
-            left.insert(instance, control.elapsed());
-        }
         true
     }
 
     /// The catalogs of the hosts that take part.
-    fn live(&self, control: &Control) -> Vec<(usize, Catalog)> {
+    fn live(&self) -> Vec<(usize, Catalog)> {
         let state = self.0.borrow();
-        let live = state
-            .hosts
-            .iter()
-            .filter(|(number, host)| !host.leaving && control.is_up(&name(**number)));
-        live.map(|(number, host)| (*number, host.catalog.current()))
+        let numbered = state.hosts.iter().enumerate();
+        let live = numbered.filter(|(_, host)| !host.leaving);
+        live.filter_map(|(number, host)| Some((number, host.node.as_ref()?.catalog.current())))
             .collect()
     }
 
+    /// Why not all hosts are either down, or have left, or have a node; `Ok` where it is so.
+    fn all_started(&self, control: &Control) -> Result<(), String> {
+        let state = self.0.borrow();
+        for (number, host) in state.hosts.iter().enumerate() {
+            let name = name(number);
+            if control.is_up(&name) && !control.has_finished(&name) && host.node.is_none() {
+                return Err(format!("{name} has just started"));
+            }
+        }
+        Ok(())
+    }
+
     /// How many hosts take part.
-    pub(super) fn live_count(&self, control: &Control) -> usize {
-        self.live(control).len()
+    pub(super) fn live_count(&self) -> usize {
+        self.live().len()
     }
 
     /// Why not every catalog names the hosts that take part and no others, each by its present run; `Ok` where it is
     /// so.
     pub(super) fn agreement(&self, control: &Control) -> Result<(), String> {
-        let live = self.live(control);
+        self.all_started(control)?;
+        let live = self.live();
         let mut expected: Vec<(PeerId, Instance)> = live
             .iter()
             .filter_map(|(_, catalog)| catalog.local())
@@ -121,13 +166,15 @@ impl Catalogs {
     /// Looks at all catalogs: nobody who has left may be in one again after it was gone from there.
     pub(super) fn look(&self, control: &Control, findings: &Findings) -> Result<(), String> {
         let now = control.elapsed();
-        let live = self.live(control);
+        let live = self.live();
         let running: Vec<Instance> = live
             .iter()
             .filter_map(|(_, catalog)| own_instance(catalog))
             .collect();
         let mut state = self.0.borrow_mut();
-        let State { left, shown, .. } = &mut *state;
+        let State { hosts, left, shown } = &mut *state;
+        let leavers = hosts.iter_mut().filter_map(|host| host.has_left.take());
+        left.extend(leavers.map(|instance| (instance, now)));
         for (host, catalog) in &live {
             let Some(observer) = own_instance(catalog) else {
                 continue;

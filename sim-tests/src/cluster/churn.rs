@@ -59,7 +59,7 @@ impl Scenario for Churn {
         let mut drawn = vec![format!("{plan:?}"), format!("{config:?}")];
         drawn.extend(steps.iter().map(|(at, step)| format!("{at:?} {step:?}")));
 
-        let (catalogs, findings) = (Catalogs::default(), Findings::default());
+        let (catalogs, findings) = (Catalogs::new(hosts), Findings::default());
         let mut simulation = Simulation::new(seed)
             .faults(plan)
             .faults_until(TROUBLE)
@@ -164,7 +164,7 @@ async fn script(
         }
     }
     let agreed = control.elapsed();
-    let live = catalogs.live_count(control);
+    let live = catalogs.live_count();
     let taken = agreed - calm;
     findings.measure(format!(
         "{live} hosts agreed {taken:?} after the last fault"
@@ -195,7 +195,7 @@ impl Step {
                 control.crash(name(host));
             }
             Self::Leave(host) => {
-                if catalogs.leave(host, control) {
+                if catalogs.leave(host) {
                     findings.reach(LEFT);
                 }
             }

@@ -43,11 +43,11 @@ impl Scenario for Converges {
             ..FaultPlan::default()
         };
         let drawn = vec![format!("{plan:?}")];
-        let (catalogs, findings) = (Catalogs::default(), Findings::default());
+        let hosts = options.nodes(HOSTS) as usize;
+        let (catalogs, findings) = (Catalogs::new(hosts), Findings::default());
         let mut simulation = Simulation::new(seed)
             .faults(plan)
             .duration(CONVERGES_WITHIN + STAYS * 2);
-        let hosts = options.nodes(HOSTS) as usize;
         for host in 0..hosts {
             let catalogs = catalogs.clone();
             simulation = simulation.service(&name(host), move |network| {
@@ -89,7 +89,7 @@ async fn script(
 }
 
 fn all_agree(hosts: usize, control: &Control, catalogs: &Catalogs) -> Result<(), String> {
-    let live = catalogs.live_count(control);
+    let live = catalogs.live_count();
     if live < hosts {
         return Err(format!("{live} of {hosts} hosts have started"));
     }
