@@ -8,6 +8,8 @@ use std::time::Duration;
 use smalti_core::Network;
 use smalti_core::discovery::{Catalog, CatalogWatch};
 use smalti_core::id::{Instance, PeerId};
+use smalti_core::time::WallTime;
+use smalti_sim::time::EPOCH;
 use smalti_sim::{AppResult, Control};
 use tokio::sync::Notify;
 
@@ -20,11 +22,15 @@ pub(super) const BACK: &str = "a peer came back after it was given up";
 /// How long a departure takes to reach everybody where nothing hinders it.
 const DEPARTURE_SPREADS_WITHIN: Duration = Duration::from_secs(5);
 
+/// How far the clocks of hosts are off, at most.
+const CLOCKS_DIFFER_BY: Duration = Duration::from_secs(4);
+
 /// The catalogs of all hosts that are up. A clone is the same.
 #[derive(Clone)]
 pub(super) struct Catalogs(Rc<RefCell<State>>);
 
 struct State {
+    purge_after: Duration,
     hosts: Vec<Host>,
     /// The runs that have left, and when that was noticed.
     left: BTreeMap<Instance, Duration>,
@@ -62,13 +68,26 @@ impl Drop for Listed {
 
 struct Shown {
     instance: Instance,
-    /// When it was last seen to be gone, if it is.
-    gone: Option<Duration>,
+    /// When the entry was made, by the peer's clock.
+    made: WallTime,
+    gone: Gone,
+}
+
+/// Whether a peer is not shown any more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gone {
+    No,
+    /// It was given up, or may have been: it was not heard of for long.
+    GivenUp,
+    /// It was heard of so lately that only its departure can have taken it away.
+    Departed,
 }
 
 impl Catalogs {
-    pub(super) fn new(hosts: usize) -> Self {
+    /// Of so many hosts, which give a peer up that they have not heard of for `purge_after`.
+    pub(super) fn new(hosts: usize, purge_after: Duration) -> Self {
         Self(Rc::new(RefCell::new(State {
+            purge_after,
             hosts: (0..hosts).map(|_| Host::default()).collect(),
             left: BTreeMap::new(),
             shown: BTreeMap::new(),
@@ -172,7 +191,12 @@ impl Catalogs {
             .filter_map(|(_, catalog)| own_instance(catalog))
             .collect();
         let mut state = self.0.borrow_mut();
-        let State { hosts, left, shown } = &mut *state;
+        let State {
+            purge_after,
+            hosts,
+            left,
+            shown,
+        } = &mut *state;
         let leavers = hosts.iter_mut().filter_map(|host| host.has_left.take());
         left.extend(leavers.map(|instance| (instance, now)));
         for (host, catalog) in &live {
@@ -181,29 +205,33 @@ impl Catalogs {
             };
             for entry in catalog.peers() {
                 let instance = *entry.instance();
-                let before = shown.insert(
-                    (observer, *entry.id()),
-                    Shown {
-                        instance,
-                        gone: None,
-                    },
-                );
-                let Some(gone) = before.and_then(|before| before.gone_as(&instance)) else {
-                    continue;
+                let present = Shown {
+                    instance,
+                    made: entry.updated_at(),
+                    gone: Gone::No,
                 };
-                if left.get(&instance).is_some_and(|left| *left <= gone) {
-                    let (host, id) = (name(*host), entry.id());
-                    return Err(format!("{host} has {id} again, which it knew had left"));
+                let before = shown.insert((observer, *entry.id()), present);
+                match before.filter(|before| before.instance == instance) {
+                    Some(before) if before.gone == Gone::Departed => {
+                        let (host, id) = (name(*host), entry.id());
+                        return Err(format!("{host} has {id} again, which it knew had left"));
+                    }
+                    Some(before) if before.gone == Gone::GivenUp => findings.reach(BACK),
+                    Some(_) | None => {}
                 }
-                findings.reach(BACK);
             }
             let of_observer = (observer, PeerId::from_bytes([0; 32]))
                 ..=(observer, PeerId::from_bytes([0xff; 32]));
             for ((_, peer), shown) in shown.range_mut(of_observer) {
-                if shown.gone.is_some() || catalog.get(peer).is_some() {
+                if shown.gone != Gone::No || catalog.get(peer).is_some() {
                     continue;
                 }
-                shown.gone = Some(now);
+                let age = (EPOCH + now).since(shown.made);
+                shown.gone = if age + CLOCKS_DIFFER_BY < *purge_after {
+                    Gone::Departed
+                } else {
+                    Gone::GivenUp
+                };
                 match left.get(&shown.instance) {
                     Some(left) if now - *left > DEPARTURE_SPREADS_WITHIN => {
                         findings.reach(LEARNT_LATE);
@@ -214,13 +242,6 @@ impl Catalogs {
             }
         }
         Ok(())
-    }
-}
-
-impl Shown {
-    /// When the run was gone, if it is this one and it was.
-    fn gone_as(&self, instance: &Instance) -> Option<Duration> {
-        self.gone.filter(|_| self.instance == *instance)
     }
 }
 

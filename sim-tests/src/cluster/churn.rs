@@ -22,6 +22,8 @@ const CRASHED_FOR_GOOD: &str = "a host crashed for good";
 const TROUBLE: Duration = Duration::from_secs(40);
 /// How long the hosts must agree afterwards.
 const STAYS: Duration = Duration::from_secs(5);
+/// How long what went wrong before may still show.
+const CALMS_DOWN: Duration = Duration::from_secs(20);
 /// How often catalogs are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long a host that has left goes on until its process ends.
@@ -59,7 +61,10 @@ impl Scenario for Churn {
         let mut drawn = vec![format!("{plan:?}"), format!("{config:?}")];
         drawn.extend(steps.iter().map(|(at, step)| format!("{at:?} {step:?}")));
 
-        let (catalogs, findings) = (Catalogs::new(hosts), Findings::default());
+        let (catalogs, findings) = (
+            Catalogs::new(hosts, config.purge_after),
+            Findings::default(),
+        );
         let mut simulation = Simulation::new(seed)
             .faults(plan)
             .faults_until(TROUBLE)
@@ -153,29 +158,28 @@ async fn script(
     control.repair_all();
     let calm = control.elapsed();
     let limit = calm + agrees_within(config);
+    // Since when they agree: who was cut off may still be given up before it is heard of again.
+    let mut agreed = None;
     loop {
         catalogs.look(control, findings)?;
-        match catalogs.agreement(control) {
-            Ok(()) => break,
-            Err(cause) if control.elapsed() > limit => {
+        let now = control.elapsed();
+        match (catalogs.agreement(control), agreed) {
+            (Ok(()), Some(since)) if now >= since + STAYS => break,
+            (Ok(()), since) => agreed = since.or(Some(now)),
+            (Err(cause), _) if now > limit => {
                 return Err(format!("{:?} after the last fault {cause}", limit - calm));
             }
-            Err(_) => control.sleep(LOOK_EVERY).await,
+            (Err(cause), Some(since)) if since > calm + CALMS_DOWN => {
+                return Err(format!("they agreed, but not for long: {cause}"));
+            }
+            (Err(_), _) => agreed = None,
         }
+        control.sleep(LOOK_EVERY).await;
     }
-    let agreed = control.elapsed();
-    let live = catalogs.live_count();
-    let taken = agreed - calm;
+    let (live, taken) = (catalogs.live_count(), agreed.unwrap_or(calm) - calm);
     findings.measure(format!(
         "{live} hosts agreed {taken:?} after the last fault"
     ));
-    while control.elapsed() < agreed + STAYS {
-        control.sleep(LOOK_EVERY).await;
-        catalogs.look(control, findings)?;
-        catalogs
-            .agreement(control)
-            .map_err(|cause| format!("they agreed, but not for long: {cause}"))?;
-    }
     Ok(())
 }
 

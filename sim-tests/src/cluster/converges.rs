@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use smalti_core::discovery::Config;
 use smalti_sim::faults::FaultPlan;
 use smalti_sim::rng::Streams;
 use smalti_sim::{Control, Simulation};
@@ -44,7 +45,10 @@ impl Scenario for Converges {
         };
         let drawn = vec![format!("{plan:?}")];
         let hosts = options.nodes(HOSTS) as usize;
-        let (catalogs, findings) = (Catalogs::new(hosts), Findings::default());
+        let (catalogs, findings) = (
+            Catalogs::new(hosts, Config::default().purge_after),
+            Findings::default(),
+        );
         let mut simulation = Simulation::new(seed)
             .faults(plan)
             .duration(CONVERGES_WITHIN + STAYS * 2);

@@ -11,7 +11,7 @@ use smalti_sim::faults::{Fault, FaultEvent, FaultPlan};
 use smalti_sim::rng::{Streams, below, between, chance};
 use smalti_sim::time::SimTime;
 
-use super::checks::{agreement, connectedness, observe, settle};
+use super::checks::{agreement, connectedness, observe};
 use super::network::{Network, Overlay};
 use super::rare;
 use crate::{Nodes, Options, Outcome, Scenario};
@@ -23,6 +23,10 @@ pub struct Churn;
 const TROUBLE: Duration = Duration::from_secs(90);
 /// How long the network must stay as it should be.
 const STAYS: Duration = Duration::from_secs(10);
+/// How long what went wrong before may still show.
+const CALMS_DOWN: Duration = Duration::from_secs(20);
+/// How often the network is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long a node that has left goes on until its process ends.
 const LINGERS: Duration = Duration::from_secs(1);
 /// The furthest that a clock is off from the start, so that nobody is taken to be from the future.
@@ -87,26 +91,30 @@ fn settled(world: &mut Overlay, config: &Config, measured: &mut Vec<String>) -> 
     let limit = config.purge_after + config.purge_after / 10 + config.announce_interval * 4;
     let limit = limit + Duration::from_secs(30);
     let calm = world.now();
-    let as_it_should_be = |world: &Overlay| {
-        agreement(world)?;
-        connectedness(world)
-    };
-    settle(world, limit, as_it_should_be)
-        .map_err(|cause| format!("{limit:?} after the last fault: {cause}"))?;
-    let (taken, live) = (
-        world.now().since(calm),
-        world.environment().members.live().count(),
-    );
+    // Since when all is well: who was cut off may still be given up before it is heard of again.
+    let mut well = None;
+    loop {
+        let now = world.now();
+        let check = agreement(world).and_then(|()| connectedness(world));
+        match (check, well) {
+            (Ok(()), Some(since)) if now >= since + STAYS => break,
+            (Ok(()), since) => well = since.or(Some(now)),
+            (Err(cause), _) if now > calm + limit => {
+                return Err(format!("{limit:?} after the last fault: {cause}"));
+            }
+            (Err(cause), Some(since)) if since > calm + CALMS_DOWN => {
+                return Err(format!("all was well, but not for long: {cause}"));
+            }
+            (Err(_), _) => well = None,
+        }
+        world.run_until(now + LOOK_EVERY);
+    }
+    let live = world.environment().members.live().count();
+    let taken = well.unwrap_or(calm).since(calm);
     measured.push(format!(
         "{live} live nodes agreed {taken:?} after the last fault"
     ));
-    let until = world.now() + STAYS;
-    while world.now() < until {
-        let next = world.now() + Duration::from_millis(500);
-        world.run_until(next);
-        agreement(world).map_err(|cause| format!("they agreed, but not for long: {cause}"))?;
-    }
-    connectedness(world).map_err(|cause| format!("the overlay fell apart again: {cause}"))
+    Ok(())
 }
 
 /// What is drawn from the seed.

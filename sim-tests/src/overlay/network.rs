@@ -242,9 +242,18 @@ impl Environment<Discovery> for Network {
                 (node, input)
             }
         };
-        if let Some(input) = input {
-            ctx.deliver(node, input);
+        let Some(input) = input else {
+            return;
+        };
+        // A paused node takes note of it later, after other things.
+        if let (Some(shown), Input::Message { message, .. }) = (&mut self.shown, &input)
+            && !ctx.is_paused(node)
+        {
+            let horizon = ctx.wall(node) + self.config.max_time_drift;
+            let purge_after = self.config.purge_after;
+            shown.message(ctx.now(), node, message, horizon, purge_after);
         }
+        ctx.deliver(node, input);
     }
 
     fn fault(&mut self, fault: &Fault, ctx: &mut Ctx) {

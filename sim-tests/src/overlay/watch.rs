@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use smalti_core::id::{Instance, PeerId};
 use smalti_core::protocol::discovery::{EntryVersion, Event, Message, PeerEntry, SyncMessage};
-use smalti_core::time::Duration;
+use smalti_core::time::{Duration, WallTime};
 use smalti_core::wire::FRAME_HEADER_LEN;
 use smalti_sim::NodeIndex;
 use smalti_sim::time::SimTime;
@@ -15,10 +15,12 @@ use super::rare;
 use crate::Coverage;
 
 /// What each node has been told of the others, in its present life. Nobody who was given up may be shown again but
-/// by something newer that it says, and nobody who has left by anything that it had said.
+/// by something newer that it says, and nobody whose departure the node has heard of by anything older than that.
 pub(super) struct Shown {
     /// For each node, what was last shown of a peer, and whether it was given up since.
     nodes: Vec<BTreeMap<PeerId, Last>>,
+    /// For each node, the departures that it has heard of by gossip, and until when it minds them.
+    departures: Vec<BTreeMap<PeerId, (EntryVersion, SimTime)>>,
 }
 
 #[derive(Clone, Copy)]
@@ -35,11 +37,36 @@ impl Shown {
     pub(super) fn new(nodes: u32) -> Self {
         Self {
             nodes: vec![BTreeMap::new(); nodes as usize],
+            departures: vec![BTreeMap::new(); nodes as usize],
         }
     }
 
     pub(super) fn forget(&mut self, node: NodeIndex) {
         self.nodes[node.0 as usize].clear();
+        self.departures[node.0 as usize].clear();
+    }
+
+    /// Takes note of the departures in `message`, which `node` receives and takes for true where they are not dated
+    /// after `horizon` nor older than `purge_after`.
+    pub(super) fn message(
+        &mut self,
+        now: SimTime,
+        node: NodeIndex,
+        message: &Message,
+        horizon: WallTime,
+        purge_after: Duration,
+    ) {
+        let Message::Gossip { records } = message else {
+            return;
+        };
+        let departures = &mut self.departures[node.0 as usize];
+        for record in records {
+            let (entry, age) = (&record.entry, Duration::from_millis(record.age_ms.into()));
+            if entry.is_departed() && entry.updated_at() <= horizon && age < purge_after {
+                let known = departures.entry(*entry.id()).or_default();
+                *known = (entry.version(), now + (purge_after - age)).max(*known);
+            }
+        }
     }
 
     /// Takes note of `event`, which `node` is told of.
@@ -53,7 +80,7 @@ impl Shown {
     ) {
         match event {
             Event::PeerDiscovered(entry) | Event::PeerUpdated(entry) => {
-                self.show(node, entry, members, coverage);
+                self.show(now, node, entry, coverage);
             }
             Event::PeerDeparted(peer) => self.give_up(now, node, peer, members, coverage),
             Event::DuplicateIdentity { .. } => coverage.reach(rare::DUPLICATE_IDENTITY),
@@ -61,25 +88,18 @@ impl Shown {
         }
     }
 
-    fn show(
-        &mut self,
-        node: NodeIndex,
-        entry: &PeerEntry,
-        members: &Members,
-        coverage: &mut Coverage,
-    ) {
+    fn show(&mut self, now: SimTime, node: NodeIndex, entry: &PeerEntry, coverage: &mut Coverage) {
         let shown = &mut self.nodes[node.0 as usize];
         let (instance, version) = (*entry.instance(), entry.version());
+        let departed = self.departures[node.0 as usize].get(entry.id());
+        assert!(
+            departed.is_none_or(|(departed, until)| version > *departed || now > *until),
+            "{node} is shown {} again, which it knows has left: {entry:?}",
+            entry.id(),
+        );
         if let Some(last) = shown.get(entry.id())
             && last.given_up
         {
-            let peer = members.node(entry.id()).map(|peer| members.member(peer));
-            let has_left = peer.is_some_and(|peer| peer.left.contains_key(&instance));
-            assert!(
-                last.instance != instance || !has_left,
-                "{node} is shown {} again, which it knows has left: {entry:?}",
-                entry.id(),
-            );
             assert!(
                 last.instance != instance || version > last.version,
                 "{node} is shown {} again, which it had given up, by what it knew: {entry:?}",
