@@ -1,7 +1,8 @@
 //! Seeded scenarios over whole Smalti clusters, and the campaign command that runs them.
 //!
-//! A [`Scenario`] is a cluster, what happens to it, and what must hold then and afterwards, all of it a
-//! function of one seed. [`campaign`] runs scenarios over many seeds, and one seed again where it failed.
+//! A [`Scenario`] is a cluster, what happens to it, and what must hold then and afterwards, all of
+//! it a function of one seed. [`campaign`] runs scenarios over many seeds, and one seed again where
+//! it failed.
 
 pub mod campaign;
 pub mod cluster;

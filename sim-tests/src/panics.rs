@@ -12,7 +12,8 @@ thread_local! {
 
 /// Runs `body`; a panic in it becomes an error that says what and where, and is not printed.
 ///
-/// Whatever `body` borrows may be left half changed by a panic: look at it, but do not go on with it.
+/// Whatever `body` borrows may be left half changed by a panic: look at it, but do not go on with
+/// it.
 pub(crate) fn catch<T>(body: impl FnOnce() -> T) -> Result<T, String> {
     install_hook();
     let outer = CAUGHT.replace(Some(None));

@@ -18,7 +18,8 @@ pub trait Scenario: Sync {
     /// How many nodes it has.
     fn nodes(&self) -> Nodes;
 
-    /// States that matter and are seldom reached. A campaign says which of them no seed has reached.
+    /// States that matter and are seldom reached. A campaign says which of them no seed has
+    /// reached.
     fn rare_states(&self) -> &'static [&'static str];
 
     /// Runs `seed`. What is found wrong is in the outcome; a panic is a finding too.

@@ -18,7 +18,8 @@ fn text(output: &Output) -> String {
     )
 }
 
-/// Runs a scenario over the seeds, with so few nodes that it does not take long, and expects no failure.
+/// Runs a scenario over the seeds, with so few nodes that it does not take long, and expects no
+/// failure.
 fn passes(scenario: &str, nodes: &str, seeds: &str) {
     let output = campaign(&["run", scenario, "--nodes", nodes, "--seeds", seeds]);
     assert!(output.status.success(), "{}", text(&output));

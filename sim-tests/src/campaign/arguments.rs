@@ -9,8 +9,8 @@ use super::seeds::{Seeds, parse_range};
 
 /// Runs seeded scenarios over whole clusters, in simulation.
 ///
-/// A run is a function of its seed: what fails once fails again when it is replayed. The exit code is 0 where no
-/// seed failed, 1 where one did, and 2 where the arguments make no sense.
+/// A run is a function of its seed: what fails once fails again when it is replayed. The exit code
+/// is 0 where no seed failed, 1 where one did, and 2 where the arguments make no sense.
 #[derive(Debug, Parser)]
 #[command(name = "campaign", version, max_term_width = 100)]
 pub(super) struct Arguments {
@@ -24,15 +24,16 @@ pub(super) enum Command {
     List,
     /// Runs a scenario over many seeds.
     ///
-    /// Prints a line for each seed that fails, with the cause and the command that replays it; then how fast it went,
-    /// and which rare states no seed has reached; last how many seeds there were and how many failed.
+    /// Prints a line for each seed that fails, with the cause and the command that replays it; then
+    /// how fast it went, and which rare states no seed has reached; last how many seeds there were
+    /// and how many failed.
     Run(RunArguments),
     /// Runs one seed again and prints its trace hash.
     Replay(ReplayArguments),
     /// Runs each seed twice and compares the traces.
     ///
-    /// The second runs are on other threads beside other seeds. Where two traces differ, the first event that does is
-    /// printed.
+    /// The second runs are on other threads beside other seeds. Where two traces differ, the first
+    /// event that does is printed.
     CheckDeterminism(RunArguments),
 }
 
@@ -61,7 +62,8 @@ pub(super) struct ReplayArguments {
     /// Another number of nodes than the scenario's own.
     #[arg(long, value_name = "N")]
     pub(super) nodes: Option<u32>,
-    /// Prints the trace, or the events numbered FIRST..END of it. A whole trace may have millions of lines.
+    /// Prints the trace, or the events numbered FIRST..END of it. A whole trace may have millions
+    /// of lines.
     #[arg(long, value_name = "RANGE", num_args = 0..=1, require_equals = true,
         default_missing_value = "0..18446744073709551615", value_parser = parse_range)]
     pub(super) dump: Option<Range<u64>>,

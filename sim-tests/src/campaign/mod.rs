@@ -27,9 +27,9 @@ const FAILED: u8 = 1;
 /// What was asked for makes no sense.
 const MISUSED: u8 = 2;
 
-/// Runs the command with `arguments`, the name of the program first, over `scenarios`. Results go to
-/// `out`, progress and mistakes in the arguments to standard error. Gives the exit code: 0 where no seed
-/// failed, 1 where one did, 2 where the arguments make no sense.
+/// Runs the command with `arguments`, the name of the program first, over `scenarios`. Results go
+/// to `out`, progress and mistakes in the arguments to standard error. Gives the exit code: 0 where
+/// no seed failed, 1 where one did, 2 where the arguments make no sense.
 ///
 /// # Errors
 /// Where `out` cannot be written.

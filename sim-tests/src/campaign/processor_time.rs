@@ -1,10 +1,11 @@
-//! How long this thread has had a processor, so that speed does not depend on what else the machine does.
+//! How long this thread has had a processor, so that speed does not depend on what else the machine
+//! does.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// Measures the processor time that this thread takes from its making on; where the system does not tell, the
-/// time that passes.
+/// Measures the processor time that this thread takes from its making on; where the system does not
+/// tell, the time that passes.
 pub(super) struct Stopwatch {
     begun: Instant,
     taken_before: Option<Duration>,
@@ -26,7 +27,8 @@ impl Stopwatch {
     }
 }
 
-/// The processor time of this thread so far: the first number of Linux's scheduler statistics, in nanoseconds.
+/// The processor time of this thread so far: the first number of Linux's scheduler statistics, in
+/// nanoseconds.
 fn taken() -> Option<Duration> {
     let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     let nanos = text.split_whitespace().next()?.parse().ok()?;

@@ -57,7 +57,8 @@ impl Tally {
         let taken = self.taken.as_secs_f64().max(f64::MIN_POSITIVE);
         writeln!(
             out,
-            "{}: {:.0} simulated seconds, {} events; for each second of one core {:.1} simulated seconds, {:.0} events",
+            "{}: {:.0} simulated seconds, {} events; \
+             for each second of one core {:.1} simulated seconds, {:.0} events",
             scenario.name(),
             self.simulated.as_secs_f64(),
             self.events,
@@ -120,7 +121,8 @@ fn print_failure(
     out.flush()
 }
 
-/// Says on standard error how far it has come: a bar on a terminal, else a line each tenth of the way.
+/// Says on standard error how far it has come: a bar on a terminal, else a line each tenth of the
+/// way.
 struct Progress {
     name: &'static str,
     seeds: u64,
@@ -131,7 +133,8 @@ impl Progress {
     fn new(name: &'static str, seeds: u64) -> Self {
         let bar = ProgressBar::with_draw_target(Some(seeds), ProgressDrawTarget::stderr());
         let style = "{prefix} [{bar:40}] {pos}/{len} seeds, {msg} failures, {eta} left";
-        // A style that does not parse would be seen at once in every run; the default one does as well.
+        // A style that does not parse would be seen at once in every run; the default one does as
+        // well.
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style.progress_chars("=> "));
         }

@@ -11,7 +11,8 @@ use super::seeds::Seeds;
 use crate::panics::catch;
 use crate::{Options, Outcome, Scenario};
 
-/// Stack of a worker in bytes: as much as a main thread has, since debug builds of deep state machines need it.
+/// Stack of a worker in bytes: as much as a main thread has, since debug builds of deep state
+/// machines need it.
 const STACK_BYTES: usize = 8 * 1024 * 1024;
 
 /// A seed that has run.
@@ -22,8 +23,8 @@ pub(super) struct Finished<R> {
     pub(super) taken: Duration,
 }
 
-/// Runs `work` for every seed, `jobs` at a time, and hands each result to `finished` on this thread as it comes.
-/// Where `finished` fails, the seeds not yet begun are left out.
+/// Runs `work` for every seed, `jobs` at a time, and hands each result to `finished` on this thread
+/// as it comes. Where `finished` fails, the seeds not yet begun are left out.
 pub(super) fn for_each_seed<R: Send, E>(
     seeds: &Seeds,
     jobs: Option<NonZeroUsize>,

@@ -155,8 +155,8 @@ impl Catalogs {
         self.live().len()
     }
 
-    /// Why not every catalog names the hosts that take part and no others, each by its present run; `Ok` where it is
-    /// so.
+    /// Why not every catalog names the hosts that take part and no others, each by its present run;
+    /// `Ok` where it is so.
     pub(super) fn agreement(&self, control: &Control) -> Result<(), String> {
         self.all_started(control)?;
         let live = self.live();

@@ -1,4 +1,5 @@
-//! `discovery-churn`: hosts come, go, crash and lose each other; afterwards all is as if nothing had been.
+//! `discovery-churn`: hosts come, go, crash and lose each other; afterwards all is as if nothing
+//! had been.
 
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ impl Scenario for Churn {
     }
 
     fn description(&self) -> &'static str {
-        "hosts join, leave, crash and are cut off; then all catalogs are the live hosts, and nobody came back"
+        "hosts join, leave, crash and are cut off; then all catalogs are the live hosts"
     }
 
     fn nodes(&self) -> Nodes {

@@ -1,4 +1,5 @@
-//! `discovery-converges`: hosts that know one address find each other, whatever the network does to packets.
+//! `discovery-converges`: hosts that know one address find each other, whatever the network does to
+//! packets.
 
 use std::time::Duration;
 

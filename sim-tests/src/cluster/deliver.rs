@@ -1,5 +1,5 @@
-//! `streams-deliver`: several producers, many consumers, and faults; nothing comes twice, out of order, or is missing
-//! without a word.
+//! `streams-deliver`: several producers, many consumers, and faults; nothing comes twice, out of
+//! order, or is missing without a word.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ impl Scenario for Deliver {
     }
 
     fn description(&self) -> &'static str {
-        "consumers get what producers send: in order, once, and told of what is missing, whatever goes wrong"
+        "consumers get what is sent in order and once, and are told of what is missing"
     }
 
     fn nodes(&self) -> Nodes {

@@ -109,8 +109,9 @@ fn draw_config(streams: &Streams) -> Config {
     config
 }
 
-/// How long nodes may take to agree once nothing goes wrong any more: who crashed for good is given up after
-/// `purge_after`, by clocks that run slow; after that the overlay may have to find together again.
+/// How long nodes may take to agree once nothing goes wrong any more: who crashed for good is given
+/// up after `purge_after`, by clocks that run slow; after that the overlay may have to find
+/// together again.
 fn agrees_within(config: &Config) -> Duration {
     let purged = config.purge_after + config.purge_after / 10;
     purged + config.announce_interval * 4 + Duration::from_secs(30)

@@ -40,7 +40,8 @@ pub(super) enum Phase {
     Last(u64),
 }
 
-/// What producers have sent and consumers have received, in their present lives. A clone is the same.
+/// What producers have sent and consumers have received, in their present lives. A clone is the
+/// same.
 #[derive(Clone)]
 pub(super) struct Board {
     state: Rc<RefCell<State>>,
@@ -51,7 +52,8 @@ pub(super) struct Board {
 
 #[derive(Default)]
 struct State {
-    /// What each producer has sent, by the node that it is on: its life, the next number, and whether it is done.
+    /// What each producer has sent, by the node that it is on: its life, the next number, and
+    /// whether it is done.
     sent: BTreeMap<PeerId, (Instance, u64, bool)>,
     /// What each consumer has received, by the node that it is on.
     received: BTreeMap<PeerId, Received>,
@@ -201,13 +203,15 @@ impl Board {
         let told = received.told.get(&producer).copied().unwrap_or_default();
         if *missing > told {
             return Err(format!(
-                "{consumer} misses {missing} readings of {producer}, the last before {reading:?}, and was told of {told}"
+                "{consumer} misses {missing} readings of {producer}, the last before {reading:?}, \
+                 and was told of {told}"
             ));
         }
         Ok(())
     }
 
-    /// Why not every one of so many consumers is subscribed to every one of so many producers; `Ok` where it is so.
+    /// Why not every one of so many consumers is subscribed to every one of so many producers; `Ok`
+    /// where it is so.
     pub(super) fn all_subscribed(&self, producers: usize, consumers: usize) -> Result<(), String> {
         let state = self.state.borrow();
         let consuming = state.received.len();
@@ -225,7 +229,8 @@ impl Board {
         Ok(())
     }
 
-    /// Why not every consumer has received the last reading of every producer's present life; `Ok` where it has.
+    /// Why not every consumer has received the last reading of every producer's present life; `Ok`
+    /// where it has.
     pub(super) fn all_received(&self) -> Result<(), String> {
         let state = self.state.borrow();
         for (producer, (life, next, done)) in &state.sent {

@@ -1,4 +1,5 @@
-//! What a message is on the wire, without writing it there: its digest for the trace, and its length.
+//! What a message is on the wire, without writing it there: its digest for the trace, and its
+//! length.
 
 use std::hash::Hasher;
 
@@ -28,7 +29,8 @@ fn encode(message: &impl Serialize) -> (u64, usize) {
         .expect("messages have no unserializable part")
 }
 
-/// Takes bytes and forgets them. Single ones are gathered into words, since most of a message is in slices.
+/// Takes bytes and forgets them. Single ones are gathered into words, since most of a message is in
+/// slices.
 #[derive(Default)]
 struct Sink {
     hasher: TraceHasher,

@@ -43,8 +43,8 @@ pub(super) fn observe(
     }
 }
 
-/// Why the network is not as it should be: every live node's catalog names the live nodes and no others, each by its
-/// present run; `Ok` where it is.
+/// Why the network is not as it should be: every live node's catalog names the live nodes and no
+/// others, each by its present run; `Ok` where it is.
 pub(super) fn agreement(world: &Overlay) -> Result<(), String> {
     let members = &world.environment().members;
     let mut live: Vec<_> = members.live().map(|(_, id, run)| (id, run)).collect();
@@ -88,8 +88,8 @@ fn difference(node: NodeIndex, catalog: &Catalog, members: &Members) -> String {
     format!("{node} lacks {missing:?} and has former runs of {surplus:?}")
 }
 
-/// Why the overlay is not as it should be: its live nodes are connected by links that both ends count among their
-/// neighbours, and none has more than it may or none at all; `Ok` where it is.
+/// Why the overlay is not as it should be: its live nodes are connected by links that both ends
+/// count among their neighbours, and none has more than it may or none at all; `Ok` where it is.
 pub(super) fn connectedness(world: &Overlay) -> Result<(), String> {
     let members = &world.environment().members;
     let machines: Vec<_> = members

@@ -1,4 +1,5 @@
-//! `overlay-churn`: nodes come, go, crash, and lose each other; afterwards all is as if nothing had been.
+//! `overlay-churn`: nodes come, go, crash, and lose each other; afterwards all is as if nothing had
+//! been.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -40,7 +41,7 @@ impl Scenario for Churn {
     }
 
     fn description(&self) -> &'static str {
-        "nodes join, leave, crash and are cut off; then all catalogs are the live nodes, and nobody came back"
+        "nodes join, leave, crash and are cut off; then all catalogs are the live nodes"
     }
 
     fn nodes(&self) -> Nodes {
@@ -86,8 +87,8 @@ impl Scenario for Churn {
 
 /// Waits until the network is as it should be, and then sees that it stays so.
 fn settled(world: &mut Overlay, config: &Config, measured: &mut Vec<String>) -> Result<(), String> {
-    // Who crashed for good is given up after `purge_after`, by clocks that run slow; after that the overlay may have to
-    // find together again.
+    // Who crashed for good is given up after `purge_after`, by clocks that run slow; after that the
+    // overlay may have to find together again.
     let limit = config.purge_after + config.purge_after / 10 + config.announce_interval * 4;
     let limit = limit + Duration::from_secs(30);
     let calm = world.now();
@@ -232,8 +233,8 @@ fn draw_steps(rng: &mut ChaCha8Rng, nodes: u32) -> Vec<(SimTime, Step)> {
 }
 
 impl Step {
-    /// `clocks` tells how the clocks of nodes are off from the start, and `off_by` takes note of how far they were set
-    /// back since.
+    /// `clocks` tells how the clocks of nodes are off from the start, and `off_by` takes note of
+    /// how far they were set back since.
     fn carry_out(
         self,
         world: &mut Overlay,
@@ -243,10 +244,13 @@ impl Step {
         match self {
             Self::Join => {
                 let node = world.add_node();
-                let own = clocks.iter().filter(
-                    |fault| matches!(fault, Fault::Drift(of, _) | Fault::Jump(of, _) if *of == node),
-                );
-                own.cloned().for_each(|fault| world.apply(fault));
+                for fault in clocks {
+                    if let Fault::Drift(of, _) | Fault::Jump(of, _) = fault
+                        && *of == node
+                    {
+                        world.apply(fault.clone());
+                    }
+                }
             }
             Self::Leave(node) => {
                 let command = Command::Leave;

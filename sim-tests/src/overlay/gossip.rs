@@ -135,8 +135,8 @@ impl Gossip {
         }
     }
 
-    /// Takes a link into use. Where both ends opened one at the same time, that of the smaller peer id stays; a
-    /// second one opened by the same end means that it has lost the first.
+    /// Takes a link into use. Where both ends opened one at the same time, that of the smaller peer
+    /// id stays; a second one opened by the same end means that it has lost the first.
     fn adopt(
         &mut self,
         node: NodeIndex,

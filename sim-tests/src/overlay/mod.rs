@@ -1,4 +1,5 @@
-//! Discovery alone, on bare machines: networks of a size, and over times, that whole nodes cannot reach.
+//! Discovery alone, on bare machines: networks of a size, and over times, that whole nodes cannot
+//! reach.
 
 mod bytes;
 mod checks;

@@ -114,7 +114,8 @@ impl Plan {
             _ => Duration::from_secs(20),
         };
         let mut config = Config::default();
-        // In half of the runs nobody repeats itself, so that nothing but joining makes the network agree.
+        // In half of the runs nobody repeats itself, so that nothing but joining makes the network
+        // agree.
         let quiet = below(&mut rng, 2) == 0;
         if quiet {
             config.announce_interval = Duration::from_secs(20 * 60);
@@ -200,8 +201,8 @@ fn announce(
     let entry = own_entry(world, node)?.wire_len();
     let allowed = ANNOUNCEMENT_FACTOR * entry * ACTIVE_MAX;
     measured.push(format!(
-        "an announcement of {entry} bytes reached all after {taken:?}; a node sent {mean} bytes for it on average and \
-         {most} at most, of {allowed} allowed"
+        "an announcement of {entry} bytes reached all after {taken:?}; \
+         a node sent {mean} bytes for it on average and {most} at most, of {allowed} allowed"
     ));
     if most > allowed {
         return Err(format!(
@@ -250,14 +251,15 @@ fn join_knowing_most(
     let meter = &world.environment().meter;
     let (bytes, messages) = (meter.synchronised, meter.messages);
     measured.push(format!(
-        "a node that knew all but {UNKNOWN} entries joined in {taken:?}, with {bytes} bytes in {messages} messages of \
-         synchronisation"
+        "a node that knew all but {UNKNOWN} entries joined in {taken:?}, \
+         with {bytes} bytes in {messages} messages of synchronisation"
     ));
-    // Where a thousand nodes repeat themselves, what is under way at any moment differs too, and is no cost of joining.
+    // Where a thousand nodes repeat themselves, what is under way at any moment differs too, and is
+    // no cost of joining.
     if plan.quiet && bytes >= SYNCHRONISED_MAX {
         return Err(format!(
-            "a node that knew all but {UNKNOWN} entries cost {bytes} bytes of synchronisation; {SYNCHRONISED_MAX} are \
-             allowed"
+            "a node that knew all but {UNKNOWN} entries cost {bytes} bytes of synchronisation; \
+             {SYNCHRONISED_MAX} are allowed"
         ));
     }
     Ok(())

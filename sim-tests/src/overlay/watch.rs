@@ -1,4 +1,5 @@
-//! What is watched while a network of machines runs: what nodes are shown, and what one announcement costs.
+//! What is watched while a network of machines runs: what nodes are shown, and what one
+//! announcement costs.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +15,9 @@ use super::membership::Members;
 use super::rare;
 use crate::Coverage;
 
-/// What each node has been told of the others, in its present life. Nobody who was given up may be shown again but
-/// by something newer that it says, and nobody whose departure the node has heard of by anything older than that.
+/// What each node has been told of the others, in its present life. Nobody who was given up may be
+/// shown again but by something newer that it says, and nobody whose departure the node has heard
+/// of by anything older than that.
 pub(super) struct Shown {
     /// For each node, what was last shown of a peer, and whether it was given up since.
     nodes: Vec<BTreeMap<PeerId, Last>>,
@@ -46,8 +48,8 @@ impl Shown {
         self.departures[node.0 as usize].clear();
     }
 
-    /// Takes note of the departures in `message`, which `node` receives and takes for true where they are not dated
-    /// after `horizon` nor older than `purge_after`.
+    /// Takes note of the departures in `message`, which `node` receives and takes for true where
+    /// they are not dated after `horizon` nor older than `purge_after`.
     pub(super) fn message(
         &mut self,
         now: SimTime,
@@ -164,8 +166,9 @@ impl Meter {
         }
     }
 
-    /// Counts what of `message` is due to the announcement: the parts that are about it, and a frame's and a message's
-    /// header however many others share them. A `Prune` does not say what it is about and is counted.
+    /// Counts what of `message` is due to the announcement: the parts that are about it, and a
+    /// frame's and a message's header however many others share them. A `Prune` does not say what
+    /// it is about and is counted.
     pub(super) fn gossip(&mut self, node: NodeIndex, message: &Message) {
         let Some((peer, version)) = &self.announcement else {
             return;
