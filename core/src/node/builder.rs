@@ -123,8 +123,10 @@ impl NetworkBuilder {
             loop {
                 changed.addresses_changed().await;
                 let addresses = LocalChange::SetAddresses(changed.addresses());
-                if to_announce.change(addresses).await.is_err() {
-                    return;
+                match to_announce.change(addresses).await {
+                    Ok(()) => {}
+                    Err(discovery::Error::ShuttingDown) => return,
+                    Err(error) => tracing::warn!(%error, "new addresses cannot be announced"),
                 }
             }
         });

@@ -1,9 +1,15 @@
 //! Frames: a length in front of each message on a stream.
 
+use std::collections::VecDeque;
+
 use bytes::{Buf, Bytes, BytesMut};
 use serde::Serialize;
 
 use super::codec::{EncodeError, encode_into};
+
+/// Chunks shorter than this are copied: one that is kept as it came keeps the whole packet that it came in,
+/// and a peer may put one byte into each.
+const COPIED_LEN_MAX: usize = 256;
 
 /// The length field: four bytes, little endian.
 pub const FRAME_HEADER_LEN: usize = 4;
@@ -74,8 +80,10 @@ pub fn append_frame(message: &[u8], max: usize, out: &mut BytesMut) -> Result<()
 #[derive(Debug)]
 pub struct FrameBuffer {
     /// What has arrived and is not given out yet, in order; no chunk is empty.
-    chunks: std::collections::VecDeque<Bytes>,
-    /// The bytes in `chunks`.
+    chunks: VecDeque<Bytes>,
+    /// Small chunks that came after those, copied together.
+    tail: BytesMut,
+    /// The bytes in `chunks` and `tail`.
     len: usize,
     frame_len_max: usize,
 }
@@ -83,9 +91,10 @@ pub struct FrameBuffer {
 impl FrameBuffer {
     /// An empty buffer for frames of at most `frame_len_max` bytes.
     #[must_use]
-    pub const fn new(frame_len_max: usize) -> Self {
+    pub fn new(frame_len_max: usize) -> Self {
         Self {
-            chunks: std::collections::VecDeque::new(),
+            chunks: VecDeque::new(),
+            tail: BytesMut::new(),
             len: 0,
             frame_len_max,
         }
@@ -93,9 +102,18 @@ impl FrameBuffer {
 
     /// Appends what has arrived.
     pub fn push(&mut self, chunk: Bytes) {
-        if !chunk.is_empty() {
-            self.len += chunk.len();
+        self.len += chunk.len();
+        if chunk.len() < COPIED_LEN_MAX {
+            self.tail.extend_from_slice(&chunk);
+        } else {
+            self.end_tail();
             self.chunks.push_back(chunk);
+        }
+    }
+
+    fn end_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.chunks.push_back(self.tail.split().freeze());
         }
     }
 
@@ -123,13 +141,15 @@ impl FrameBuffer {
         if self.len < FRAME_HEADER_LEN + len {
             return Ok(None);
         }
+        self.end_tail();
         self.take(FRAME_HEADER_LEN);
         Ok(Some(self.take(len)))
     }
 
     fn announced_len(&self) -> usize {
         let mut header = [0; FRAME_HEADER_LEN];
-        let bytes = self.chunks.iter().flat_map(|chunk| chunk.iter());
+        let chunks = self.chunks.iter().flat_map(|chunk| chunk.iter());
+        let bytes = chunks.chain(&self.tail);
         for (slot, byte) in header.iter_mut().zip(bytes) {
             *slot = *byte;
         }
@@ -174,15 +194,15 @@ mod tests {
     proptest! {
         #[test]
         fn frames_survive_any_chunking(
-            messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..12),
-            cuts in prop::collection::vec(1..17usize, 1..8),
+            messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..900), 0..12),
+            cuts in prop::collection::vec(prop_oneof![1..17usize, 200..700usize], 1..8),
         ) {
             let mut wire = BytesMut::new();
             for message in &messages {
-                encode_frame(message, 64, &mut wire).unwrap();
+                encode_frame(message, 1_024, &mut wire).unwrap();
             }
             let mut wire = wire.freeze();
-            let mut buffer = FrameBuffer::new(64);
+            let mut buffer = FrameBuffer::new(1_024);
             let mut received = Vec::new();
             for cut in cuts.iter().cycle() {
                 if wire.is_empty() {

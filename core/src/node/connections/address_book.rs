@@ -9,7 +9,7 @@ use crate::id::PeerId;
 /// Addresses kept for one peer of each origin.
 const ADDRESSES_PER_PEER_MAX: usize = 8;
 
-/// Peers kept. Beyond it new peers are not remembered; the catalog forgets peers that are gone.
+/// Peers kept. Beyond it some peer is forgotten for each new one; whoever dials it names its addresses again.
 const PEERS_MAX: usize = 65_536;
 
 /// Where peers were last known to be, by what they say and by what was seen.
@@ -63,9 +63,11 @@ impl AddressBook {
 
     fn with(&self, peer: PeerId, change: impl FnOnce(&mut Known)) {
         let mut book = self.lock();
-        if book.len() < PEERS_MAX || book.contains_key(&peer) {
-            change(book.entry(peer).or_default());
+        if book.len() >= PEERS_MAX && !book.contains_key(&peer) {
+            // Ids are random, so the first is as good as any.
+            book.pop_first();
         }
+        change(book.entry(peer).or_default());
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PeerId, Known>> {
@@ -95,6 +97,20 @@ mod tests {
         assert_eq!(book.addresses(PEER), [address(2), address(3)]);
         book.forget(PEER);
         assert_eq!(book.addresses(PEER), []);
+    }
+
+    #[test]
+    fn a_full_book_still_takes_newcomers() {
+        let book = AddressBook::default();
+        let peer = |n: u32| {
+            let mut id = [0; 32];
+            id[..4].copy_from_slice(&n.to_be_bytes());
+            PeerId::from_bytes(id)
+        };
+        let many = u32::try_from(PEERS_MAX).unwrap() + 10;
+        (0..many).for_each(|n| book.observe(peer(n), address(1)));
+        assert_eq!(book.addresses(peer(many - 1)), [address(1)]);
+        assert_eq!(book.lock().len(), PEERS_MAX);
     }
 
     #[test]

@@ -16,6 +16,10 @@ use crate::wire::CloseCode;
 /// How long an unused connection is kept, in case that it is needed again.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a connection that another has replaced is kept after its last use: the peer may have begun a
+/// stream on it before it knew.
+const RETIRED_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A connection whose peer is admitted.
 pub(crate) struct Admitted {
     connection: Arc<dyn Connection>,
@@ -75,22 +79,24 @@ impl Admitted {
         self.retired.load(Ordering::Relaxed)
     }
 
-    /// Completes when nobody has used the connection for [`IDLE_TIMEOUT`], or at once after the last use
-    /// of a retired one. Gives the code to close it with.
+    /// Completes when nobody has used the connection for [`IDLE_TIMEOUT`], or for [`RETIRED_TIMEOUT`] where
+    /// another has replaced it. Gives the code to close it with.
     pub(super) async fn unused(&self, tasks: &Tasks) -> CloseCode {
         let mut uses = self.uses.subscribe();
         loop {
             // The sender lives in `self`, so waiting cannot fail.
             let _ = uses.wait_for(|uses| *uses == 0).await;
-            if self.is_retired() {
-                return CloseCode::REPLACED;
-            }
+            let (limit, code) = if self.is_retired() {
+                (RETIRED_TIMEOUT, CloseCode::REPLACED)
+            } else {
+                (IDLE_TIMEOUT, CloseCode::IDLE)
+            };
             if tasks
-                .timeout(IDLE_TIMEOUT, "idle connection", uses.changed())
+                .timeout(limit, "unused connection", uses.changed())
                 .await
                 .is_none()
             {
-                return CloseCode::IDLE;
+                return code;
             }
         }
     }

@@ -1,9 +1,11 @@
 //! Gossip links: one to each neighbour of the overlay.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::worker::Event;
 use crate::id::PeerId;
@@ -12,6 +14,7 @@ use crate::node::link::{Link, LinkReceiver, LinkSender, Protocol};
 use crate::node::tasks::Tasks;
 use crate::protocol::discovery::{Catalog, MESSAGE_BYTES_MAX, Message, SignedPeerEntry};
 use crate::runtime::Alpn;
+use crate::time::Duration;
 
 /// Messages between neighbours of the overlay.
 pub(crate) struct Gossip;
@@ -21,6 +24,9 @@ impl Protocol for Gossip {
     const MESSAGE_LEN_MAX: usize = MESSAGE_BYTES_MAX;
     type Message = Message<SignedPeerEntry>;
 }
+
+/// How long a link that this end has closed may take to send what is queued.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Messages that wait for a neighbour. One that lets more gather is dropped as a neighbour.
 const QUEUED_MESSAGES_MAX: usize = 256;
@@ -50,8 +56,17 @@ pub(super) struct LinkId {
 struct OpenLink {
     id: LinkId,
     opened_by: PeerId,
-    /// Dropping it lets the link's task send what is queued and end.
-    queue: mpsc::Sender<Bytes>,
+    /// Dropping it lets the link's task send what is queued and end. `None` where the neighbour did not
+    /// keep up: the link stays here until the worker has taken note.
+    queue: Option<mpsc::Sender<Bytes>>,
+    /// Bounds the time that the link's task has for it.
+    _closing: DropGuard,
+}
+
+impl OpenLink {
+    fn is_ending(&self) -> bool {
+        self.queue.as_ref().is_none_or(mpsc::Sender::is_closed)
+    }
 }
 
 impl Links {
@@ -104,7 +119,7 @@ impl Links {
         if let Some(present) = self.open.get(&peer)
             && present.opened_by != opened_by
             && present.opened_by < opened_by
-            && !present.queue.is_closed()
+            && !present.is_ending()
         {
             return false;
         }
@@ -115,14 +130,19 @@ impl Links {
         };
         let (queue, queued) = mpsc::channel(QUEUED_MESSAGES_MAX);
         let (events, catalog) = (self.events.clone(), self.catalog.clone());
-        self.tasks
-            .spawn("gossip link", run(id, link, queued, events, catalog));
+        let closing = CancellationToken::new();
+        let closed = closed_for_long(self.tasks.clone(), closing.clone());
+        self.tasks.spawn(
+            "gossip link",
+            run(id, link, queued, closed, events, catalog),
+        );
         self.open.insert(
             peer,
             OpenLink {
                 id,
                 opened_by,
-                queue,
+                queue: Some(queue),
+                _closing: closing.drop_guard(),
             },
         );
         true
@@ -135,14 +155,16 @@ impl Links {
 
     /// Sends `message` where the link is up. A neighbour that reads too slowly loses its link.
     pub(super) fn send(&mut self, peer: PeerId, message: &Message) {
-        let Some(link) = self.open.get(&peer) else {
+        let Some(link) = self.open.get_mut(&peer) else {
             return;
         };
-        if let Err(mpsc::error::TrySendError::Full(_)) = link.queue.try_send(message.encode()) {
+        let Some(queue) = &link.queue else {
+            return;
+        };
+        if let Err(mpsc::error::TrySendError::Full(_)) = queue.try_send(message.encode()) {
             tracing::debug!(peer = %peer.short(), "a neighbour reads too slowly");
-            let id = link.id;
-            self.close(peer);
-            let events = self.events.clone();
+            link.queue = None;
+            let (id, events) = (link.id, self.events.clone());
             self.receiving.spawn("report slow neighbour", async move {
                 let _ = events.send(Event::LinkLost(id)).await;
             });
@@ -160,17 +182,29 @@ impl Links {
     }
 }
 
+/// Completes when a link that this end has closed has had its time to send what was queued: a peer that
+/// does not read cannot keep it.
+pub(super) async fn closed_for_long(tasks: Tasks, closing: CancellationToken) {
+    closing.cancelled().await;
+    let runtime = tasks.runtime();
+    runtime
+        .sleep_until(runtime.now() + CLOSE_TIMEOUT, "end of closed link")
+        .await;
+}
+
 /// Runs a link until either end closes it.
 async fn run(
     id: LinkId,
     link: Link<Gossip>,
     queued: mpsc::Receiver<Bytes>,
+    closed: impl Future<Output = ()>,
     events: mpsc::Sender<Event>,
     catalog: watch::Receiver<Catalog>,
 ) {
     let (sender, receiver) = link.split();
     let lost = crate::select! {
         result = send(sender, queued) => result.is_err(),
+        () = closed => false,
         result = receive(id, receiver, &events, &catalog) => {
             if let Err(error) = result {
                 tracing::debug!(peer = %id.peer.short(), %error, "gossip link lost");
@@ -214,7 +248,8 @@ async fn receive(
                     .await
                     .is_err()
                 {
-                    return Ok(());
+                    // The worker has ended; what it has left to be sent goes out undisturbed.
+                    std::future::pending::<()>().await;
                 }
             }
             Err(error) => return Err(receiver.violation(LinkError::Violation(error.to_string()))),

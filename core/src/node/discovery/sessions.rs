@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::links::closed_for_long;
 use super::worker::Event;
 use crate::id::PeerId;
 use crate::node::connections::{Connections, LinkError};
@@ -14,7 +16,6 @@ use crate::protocol::discovery::{
     Catalog, MESSAGE_BYTES_MAX, SessionId, SignedPeerEntry, SyncMessage,
 };
 use crate::runtime::Alpn;
-use crate::time::Duration;
 
 /// The exchange of catalogs.
 pub(crate) struct CatalogSync;
@@ -28,18 +29,31 @@ impl Protocol for CatalogSync {
 /// Messages of a session that wait to be sent: more than a turn over a very large catalog has.
 const QUEUED_MESSAGES_MAX: usize = 1_024;
 
-/// How long the end of a session waits for the peer to have received all.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// The sessions of the node.
 pub(super) struct Sessions {
     tasks: Tasks,
     connections: Connections,
     events: mpsc::Sender<Event>,
     catalog: watch::Receiver<Catalog>,
-    /// Dropping a queue lets the session's task send what is queued and end.
-    open: BTreeMap<SessionId, mpsc::Sender<Bytes>>,
+    open: BTreeMap<SessionId, OpenSession>,
     incoming: u64,
+}
+
+struct OpenSession {
+    /// Dropping it lets the session's task send what is queued and end.
+    queue: mpsc::Sender<Bytes>,
+    /// Bounds the time that the session's task has for it.
+    _closing: DropGuard,
+}
+
+/// What a session's task needs of the node.
+struct Running {
+    session: SessionId,
+    queued: mpsc::Receiver<Bytes>,
+    closing: CancellationToken,
+    tasks: Tasks,
+    events: mpsc::Sender<Event>,
+    catalog: watch::Receiver<Catalog>,
 }
 
 impl Sessions {
@@ -61,16 +75,13 @@ impl Sessions {
 
     /// Opens a session with `peer` in the background.
     pub(super) fn connect(&mut self, session: SessionId, peer: PeerId) {
-        let (queue, queued) = mpsc::channel(QUEUED_MESSAGES_MAX);
-        self.open.insert(session, queue);
-        let (connections, events) = (self.connections.clone(), self.events.clone());
-        let (tasks, catalog) = (self.tasks.clone(), self.catalog.clone());
+        let running = self.begin(session);
+        let connections = self.connections.clone();
         self.tasks.spawn("catalog session", async move {
-            let result = match connections.open::<CatalogSync>(peer).await {
-                Ok(link) => run(&tasks, session, link, queued, &events, &catalog).await,
-                Err(error) => Err(error),
-            };
-            report_end(session, peer, result, &events).await;
+            match connections.open::<CatalogSync>(peer).await {
+                Ok(link) => running.run(link).await,
+                Err(error) => running.end(peer, Err(error)).await,
+            }
         });
     }
 
@@ -78,16 +89,25 @@ impl Sessions {
     pub(super) fn adopt(&mut self, link: Link<CatalogSync>) -> SessionId {
         self.incoming += 1;
         let session = SessionId::Incoming(self.incoming);
-        let (queue, queued) = mpsc::channel(QUEUED_MESSAGES_MAX);
-        self.open.insert(session, queue);
-        let (tasks, events) = (self.tasks.clone(), self.events.clone());
-        let catalog = self.catalog.clone();
-        self.tasks.spawn("catalog session", async move {
-            let peer = link.peer();
-            let result = run(&tasks, session, link, queued, &events, &catalog).await;
-            report_end(session, peer, result, &events).await;
-        });
+        let running = self.begin(session);
+        self.tasks.spawn("catalog session", running.run(link));
         session
+    }
+
+    fn begin(&mut self, session: SessionId) -> Running {
+        let (queue, queued) = mpsc::channel(QUEUED_MESSAGES_MAX);
+        let closing = CancellationToken::new();
+        let running = Running {
+            session,
+            queued,
+            closing: closing.clone(),
+            tasks: self.tasks.clone(),
+            events: self.events.clone(),
+            catalog: self.catalog.clone(),
+        };
+        let _closing = closing.drop_guard();
+        self.open.insert(session, OpenSession { queue, _closing });
+        running
     }
 
     pub(super) fn is_open(&self, session: SessionId) -> bool {
@@ -96,13 +116,12 @@ impl Sessions {
 
     /// Sends `message`. A session whose peer does not read ends.
     pub(super) fn send(&mut self, session: SessionId, message: &SyncMessage) {
-        let Some(queue) = self.open.get(&session) else {
+        let Some(OpenSession { queue, .. }) = self.open.get(&session) else {
             return;
         };
         // Where the session has just ended, the machine is told by an event.
         if let Err(mpsc::error::TrySendError::Full(_)) = queue.try_send(message.encode()) {
             tracing::debug!(?session, "the peer of a catalog session does not read");
-            self.open.remove(&session);
             let events = self.events.clone();
             self.tasks.spawn("report stalled session", async move {
                 let _ = events.send(Event::SessionEnded(session)).await;
@@ -116,48 +135,38 @@ impl Sessions {
     }
 }
 
-async fn report_end(
-    session: SessionId,
-    peer: PeerId,
-    result: Result<(), LinkError>,
-    events: &mpsc::Sender<Event>,
-) {
-    if let Err(error) = result {
-        tracing::debug!(peer = %peer.short(), %error, "catalog session ended early");
+impl Running {
+    /// Runs the session until both ends have finished, or one fails.
+    async fn run(mut self, link: Link<CatalogSync>) {
+        let peer = link.peer();
+        let (sender, receiver) = link.split();
+        let closed = closed_for_long(self.tasks.clone(), self.closing.clone());
+        let result = crate::select! {
+            result = send(sender, &mut self.queued) => result,
+            result = receive(self.session, receiver, &self.events, &self.catalog) => result,
+            () = closed => Ok(()),
+        };
+        self.end(peer, result).await;
     }
-    let _ = events.send(Event::SessionEnded(session)).await;
-}
 
-/// Runs a session until both ends have finished, or one fails.
-async fn run(
-    tasks: &Tasks,
-    session: SessionId,
-    link: Link<CatalogSync>,
-    queued: mpsc::Receiver<Bytes>,
-    events: &mpsc::Sender<Event>,
-    catalog: &watch::Receiver<Catalog>,
-) -> Result<(), LinkError> {
-    let (sender, receiver) = link.split();
-    crate::select! {
-        result = send(tasks, sender, queued) => result,
-        result = receive(session, receiver, events, catalog) => result,
+    async fn end(self, peer: PeerId, result: Result<(), LinkError>) {
+        if let Err(error) = result {
+            tracing::debug!(peer = %peer.short(), %error, "catalog session ended early");
+        }
+        let _ = self.events.send(Event::SessionEnded(self.session)).await;
     }
 }
 
 async fn send(
-    tasks: &Tasks,
     mut sender: LinkSender<CatalogSync>,
-    mut queued: mpsc::Receiver<Bytes>,
+    queued: &mut mpsc::Receiver<Bytes>,
 ) -> Result<(), LinkError> {
     while let Some(message) = queued.recv().await {
         sender.queue_encoded(&message)?;
         sender.flush().await?;
     }
     sender.finish();
-    let stopped = tasks
-        .timeout(CLOSE_TIMEOUT, "end of catalog session", sender.stopped())
-        .await;
-    stopped.transpose().map(drop)
+    sender.stopped().await.map(drop)
 }
 
 async fn receive(

@@ -291,6 +291,10 @@ impl Discovery {
     }
 
     fn receive_own(&mut self, now: Instant, heard: &VerifiedEntry, via: Via<'_>) {
+        // An entry that everyone refuses is not one to move above: this node's would be refused too.
+        if self.records.is_from_the_future(now, heard) {
+            return;
+        }
         match (self.own.hear(now, heard), via) {
             (Heard::Present, Via::Neighbour(from)) => self.broadcast.duplicate(from),
             (Heard::Earlier, Via::Neighbour(from)) => {
@@ -452,6 +456,16 @@ impl Discovery {
             self.compare_at = self.compare_at.min(soon);
         } else {
             self.compare_owed(now);
+        }
+    }
+
+    fn set_wall(&mut self, now: Instant, wall: WallTime) {
+        self.records.set_wall(now, wall);
+        if self.records.is_from_the_future(now, self.own.entry()) {
+            self.own.date_back(wall);
+            self.change(Changed::Dates);
+            self.own_renewed(now, true);
+            self.schedule_announcement(now);
         }
     }
 
@@ -658,7 +672,7 @@ impl Machine for Discovery {
                     self.sync_ended(now, ended);
                 }
             }
-            Input::Wall(wall) => self.records.set_wall(now, wall),
+            Input::Wall(wall) => self.set_wall(now, wall),
             Input::Rtt { peer, sample } => {
                 if let Some(smoothed) = self.prober.sample(now, &peer, sample) {
                     let content = self.records.set_rtt(peer, smoothed);

@@ -168,6 +168,24 @@ impl Own {
         VerifiedEntry::sign_own(entry, &self.key)
     }
 
+    /// Dates this node's entry anew from `wall`, because the clock that it was dated by was ahead: as it is,
+    /// everyone would refuse it until their clocks get there.
+    pub(super) fn date_back(&mut self, wall: WallTime) {
+        let version = EntryVersion {
+            started_at: wall,
+            sequence: 0,
+        };
+        let entry = PeerEntry {
+            version,
+            updated_at: wall,
+            ..(**self.entry.entry()).clone()
+        };
+        self.entry = VerifiedEntry::sign_own(entry, &self.key)
+            .expect("an entry of the same content has been signed before");
+        self.floor = EntryVersion::default();
+        self.raise_at = Instant::FAR_FUTURE;
+    }
+
     /// Takes note of an entry under this node's key that came from elsewhere.
     pub(super) fn hear(&mut self, now: Instant, heard: &VerifiedEntry) -> Heard {
         match heard.precedence(&self.entry) {

@@ -52,7 +52,8 @@ pub(super) struct Records {
     next_purge: Instant,
     /// Versions at and below which entries were purged or removed. Without them an entry could come back
     /// from a node that counts its age from a moment later.
-    graves: BTreeMap<PeerId, EntryVersion>,
+    /// The version that was given up, and until when that is remembered.
+    graves: BTreeMap<PeerId, (EntryVersion, Instant)>,
     grave_queue: VecDeque<(Instant, PeerId)>,
 }
 
@@ -92,6 +93,12 @@ impl Records {
         self.wall + now.since(self.wall_read_at)
     }
 
+    /// True of an entry that is dated further in the future than clocks may differ.
+    pub(super) fn is_from_the_future(&self, now: Instant, entry: &VerifiedEntry) -> bool {
+        let horizon = self.wall(now) + self.max_time_drift;
+        entry.updated_at > horizon || entry.version.started_at > horizon
+    }
+
     /// Takes in `entry`, made `age_ms` ago, if the rules allow it.
     pub(super) fn accept(
         &mut self,
@@ -112,8 +119,7 @@ impl Records {
         if entry.network != self.network {
             return Err(Refusal::OtherNetwork);
         }
-        let horizon = self.wall(now) + self.max_time_drift;
-        if entry.updated_at > horizon || entry.version.started_at > horizon {
+        if self.is_from_the_future(now, &entry) {
             return Err(Refusal::FromTheFuture);
         }
         let age = Duration::from_millis(age_ms.into());
@@ -123,7 +129,7 @@ impl Records {
         if self
             .graves
             .get(&entry.id)
-            .is_some_and(|buried| entry.version <= *buried)
+            .is_some_and(|(buried, _)| entry.version <= *buried)
         {
             return Err(Refusal::Stale);
         }
@@ -191,7 +197,7 @@ impl Records {
             None => self
                 .graves
                 .get(&id.peer)
-                .is_none_or(|buried| id.version > *buried),
+                .is_none_or(|(buried, _)| id.version > *buried),
         }
     }
 
@@ -207,12 +213,7 @@ impl Records {
             .front()
             .is_some_and(|(until, _)| *until <= now)
         {
-            if let Some((_, peer)) = self.grave_queue.pop_front() {
-                // A later grave of the same peer has a later place in the queue.
-                if !self.grave_queue.iter().any(|(_, other)| *other == peer) {
-                    self.graves.remove(&peer);
-                }
-            }
+            self.forget_oldest_grave();
         }
         while let Some((at, peer)) = self.expiry.first().copied().filter(|(at, _)| *at <= now) {
             self.expiry.remove(&(at, peer));
@@ -242,15 +243,24 @@ impl Records {
     pub(super) fn bury(&mut self, now: Instant, peer: &PeerId) -> Option<VerifiedEntry> {
         let record = self.catalog.remove(peer)?;
         self.expiry.remove(&(record.expires, *peer));
-        if self.grave_queue.len() == GRAVES_MAX
-            && let Some((_, oldest)) = self.grave_queue.pop_front()
-        {
-            self.graves.remove(&oldest);
+        if self.grave_queue.len() == GRAVES_MAX {
+            self.forget_oldest_grave();
         }
-        self.graves.insert(*peer, record.entry.version);
-        self.grave_queue.push_back((now + self.purge_after, *peer));
-        self.next_purge = self.next_purge.min(now + self.purge_after);
+        let until = now + self.purge_after;
+        self.graves.insert(*peer, (record.entry.version, until));
+        self.grave_queue.push_back((until, *peer));
+        self.next_purge = self.next_purge.min(until);
         Some(record.entry)
+    }
+
+    fn forget_oldest_grave(&mut self) {
+        let Some((until, peer)) = self.grave_queue.pop_front() else {
+            return;
+        };
+        // A later grave of the same peer has a later place in the queue.
+        if self.graves.get(&peer).is_some_and(|grave| grave.1 == until) {
+            self.graves.remove(&peer);
+        }
     }
 
     pub(super) fn insert_unsigned(&mut self, entry: Arc<PeerEntry>) -> Option<Arc<PeerEntry>> {

@@ -21,7 +21,7 @@ const BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// Longest time between two attempts at a bootstrap peer.
 const SEED_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Longest time between two attempts at a lost peer.
-const LOST_BACKOFF_MAX: Duration = Duration::from_secs(60);
+const LOST_BACKOFF_MAX: Duration = Duration::from_secs(600);
 /// How often it is looked whether a bootstrap peer is still there.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Attempts at a peer that was dialled by hand.

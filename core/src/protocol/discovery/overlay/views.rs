@@ -509,8 +509,8 @@ impl Views {
             let delay = ctx.jittered(REPAIR_DELAY, 0.9);
             let at = match self.repair_at {
                 Instant::FAR_FUTURE => ctx.now + delay,
-                // An attempt that failed does not hurry the next one, unless there is no neighbour.
-                at if self.active.is_empty() => at.min(ctx.now + REPAIR_BACKOFF_MIN),
+                // An attempt that failed does not hurry the next one, or a node that nobody answers would
+                // dial without pause.
                 at => at,
             };
             self.repair_at = at;
