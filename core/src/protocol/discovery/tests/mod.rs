@@ -3,5 +3,6 @@
 mod cluster;
 mod harness;
 mod laws;
+mod regressions;
 mod single;
 mod wire;

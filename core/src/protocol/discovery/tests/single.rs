@@ -10,14 +10,14 @@ use crate::id::{Instance, NetworkId, PeerId, SecretKey, StreamId, Tag, UniqueId}
 use crate::protocol::Machine;
 use crate::time::{Duration, Instant, WallTime};
 
-struct Single {
-    machine: Discovery,
-    now: Instant,
+pub(super) struct Single {
+    pub(super) machine: Discovery,
+    pub(super) now: Instant,
     requests: u64,
 }
 
 impl Single {
-    fn new(config: Config) -> Self {
+    pub(super) fn new(config: Config) -> Self {
         let identity = Identity {
             network: NetworkId::from("test"),
             secret_key: SecretKey::from("single"),
@@ -42,7 +42,7 @@ impl Single {
         outputs
     }
 
-    fn input(&mut self, input: Input) -> Vec<Output> {
+    pub(super) fn input(&mut self, input: Input) -> Vec<Output> {
         self.machine.handle(self.now, input);
         self.drain()
     }
@@ -51,7 +51,7 @@ impl Single {
         self.input(Input::Message { from, message })
     }
 
-    fn request(&mut self, command: Command) -> Result<(), RequestError> {
+    pub(super) fn request(&mut self, command: Command) -> Result<(), RequestError> {
         self.requests += 1;
         let request = RequestId(self.requests);
         let outputs = self.input(Input::Request { request, command });
@@ -66,7 +66,7 @@ impl Single {
     }
 
     /// Lets time pass; gives all that was put out, with when.
-    fn pass(&mut self, time: Duration) -> Vec<(Instant, Output)> {
+    pub(super) fn pass(&mut self, time: Duration) -> Vec<(Instant, Output)> {
         let end = self.now + time;
         let mut all = Vec::new();
         while let Some((at, _)) = self.machine.poll_timeout().filter(|(at, _)| *at <= end) {
@@ -92,7 +92,7 @@ impl Single {
     }
 
     /// A machine with neighbours 0 to `count`, who have told it of themselves.
-    fn with_neighbours(count: u64) -> Self {
+    pub(super) fn with_neighbours(count: u64) -> Self {
         let mut single = Self::new(Config::default());
         for index in 0..count {
             single.neighbour(index, Priority::Low);
@@ -104,7 +104,7 @@ impl Single {
         single
     }
 
-    fn gossip(&mut self, from: u64, entry: VerifiedEntry) -> Vec<Output> {
+    pub(super) fn gossip(&mut self, from: u64, entry: VerifiedEntry) -> Vec<Output> {
         let records = vec![Aged { entry, age_ms: 0 }];
         self.message(peer(from).id, Message::Gossip { records })
     }
