@@ -5,7 +5,7 @@ use std::fmt;
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::ZeroizeOnDrop;
 
 use super::{Digest, hex};
 
@@ -78,14 +78,17 @@ impl fmt::Debug for Signature {
 ///
 /// From a string: 64 hex digits are the key itself, anything else is hashed to one. Whoever can guess the
 /// string can be the node.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct SecretKey([u8; 32]);
+#[derive(Clone, ZeroizeOnDrop)]
+pub struct SecretKey(
+    // With the public half beside it: deriving that anew would double the cost of every signature.
+    SigningKey,
+);
 
 impl SecretKey {
     /// The key with these bytes (an RFC 8032 seed).
     #[must_use]
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(SigningKey::from_bytes(&bytes))
     }
 
     /// A key drawn from `rng`, which must be seeded by a secret.
@@ -93,34 +96,34 @@ impl SecretKey {
     pub fn from_rng(rng: &mut impl Rng) -> Self {
         let mut bytes = [0; 32];
         rng.fill_bytes(&mut bytes);
-        Self(bytes)
+        Self::from_bytes(bytes)
     }
 
     /// The bytes of the key. They are the node's identity: keep them secret.
     #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
     }
 
     /// The public half, which names the node.
     #[must_use]
     pub fn peer_id(&self) -> PeerId {
-        PeerId(SigningKey::from_bytes(&self.0).verifying_key().to_bytes())
+        PeerId(self.0.verifying_key().to_bytes())
     }
 
     /// Signs `message`.
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> Signature {
-        Signature::from_bytes(&SigningKey::from_bytes(&self.0).sign(message).to_bytes())
+        Signature::from_bytes(&self.0.sign(message).to_bytes())
     }
 }
 
 impl From<&str> for SecretKey {
     fn from(text: &str) -> Self {
-        match hex::decode(text.as_bytes()) {
-            Some(bytes) => Self(bytes),
-            None => Self(*Digest::of("secret key", &[text.as_bytes()]).as_bytes()),
-        }
+        Self::from_bytes(match hex::decode(text.as_bytes()) {
+            Some(bytes) => bytes,
+            None => *Digest::of("secret key", &[text.as_bytes()]).as_bytes(),
+        })
     }
 }
 
