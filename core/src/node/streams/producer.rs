@@ -27,6 +27,10 @@ use crate::runtime::{Clock, Runtime};
 /// The most datums in a producer's queue, unless another number is given.
 pub(super) const BUFFER_SIZE: usize = 1_024;
 
+/// How often in a row a `Sink` is ready before it lets the executor's other tasks run: where nobody
+/// consumes, or everybody at once, it would never wait by itself.
+const READY_MAX: u32 = 1_024;
+
 /// Sends datums to all who consume their stream.
 ///
 /// A clone is another handle of the same producer. It is a [`Sink`], which waits while nobody is there to
@@ -40,6 +44,8 @@ pub struct Producer<D> {
     /// Names this handle among those who wait for room.
     sender: u64,
     closed: bool,
+    /// How often in a row this handle was ready.
+    ready: u32,
     datum: PhantomData<fn(D)>,
 }
 
@@ -91,6 +97,7 @@ impl<D: Datum> Producer<D> {
             handle,
             sender,
             closed: false,
+            ready: 0,
             datum: PhantomData,
         }
     }
@@ -166,14 +173,18 @@ impl<D> Producer<D> {
 impl<D: Datum> Sink<D> for Producer<D> {
     type Error = SendError;
 
-    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         if self.closed {
             return Poll::Ready(Err(SendError::Closed));
         }
-        self.core()
-            .fanout
-            .poll_room(cx, self.sender)
-            .map_err(|_| SendError::Closed)
+        if self.ready >= READY_MAX {
+            self.ready = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let room = self.core().fanout.poll_room(cx, self.sender);
+        self.ready = if room.is_ready() { self.ready + 1 } else { 0 };
+        room.map_err(|_| SendError::Closed)
     }
 
     fn start_send(self: Pin<&mut Self>, datum: D) -> Result<(), SendError> {
@@ -206,6 +217,7 @@ impl<D> Clone for Producer<D> {
             handle: self.handle.clone(),
             sender: self.core().senders.fetch_add(1, Ordering::Relaxed),
             closed: self.closed,
+            ready: 0,
             datum: PhantomData,
         }
     }

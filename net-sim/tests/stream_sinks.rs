@@ -1,0 +1,79 @@
+//! The `Sink` of a producer, in a cluster where it could go wrong: without consumers, with dead ones, at the end.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "applications spawn and keep time by tokio, as in production"
+)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::SinkExt;
+use smalti_core::streams::Raw;
+use smalti_sim::Simulation;
+
+#[test]
+fn a_sink_waits_when_its_last_consumer_has_died() {
+    let sent = Arc::new(AtomicU64::new(0));
+    let counted = sent.clone();
+    Simulation::new(1)
+        .duration(Duration::from_secs(60))
+        .service("producer", move |network| {
+            let sent = counted.clone();
+            async move {
+                let mut producer = network
+                    .streams()
+                    .producer::<Raw>()
+                    .disconnect_lagging(false)
+                    .build()
+                    .map_err(|error| error.to_string())?;
+                loop {
+                    producer.feed(Raw::from(vec![0; 4_096])).await?;
+                    let sent = sent.fetch_add(1, Ordering::Relaxed);
+                    assert!(sent < 100_000, "sends to nobody for ever");
+                }
+            }
+        })
+        .service("consumer", |network| async move {
+            let _consumer = network
+                .streams()
+                .consumer::<Raw>()
+                .with_buffer_size(1)
+                .build()?;
+            std::future::pending().await
+        })
+        .script(|control| async move {
+            control.sleep(Duration::from_millis(1_300)).await;
+            control.crash("consumer");
+            control.sleep(Duration::from_secs(40)).await;
+        })
+        .run()
+        .expect("the simulation goes on");
+    assert!(sent.load(Ordering::Relaxed) > 100);
+}
+
+#[test]
+fn a_sink_that_sends_to_nobody_lets_other_tasks_run() {
+    Simulation::new(1)
+        .host("producer", |network| async move {
+            let mut producer = network
+                .streams()
+                .producer::<Raw>()
+                .online_when(|subscribers| subscribers.minimum_of(0))
+                .build()
+                .map_err(|error| error.to_string())?;
+            let other = Arc::new(AtomicBool::new(false));
+            let ran = other.clone();
+            tokio::spawn(async move { ran.store(true, Ordering::Relaxed) });
+            let mut sent = 0;
+            while !other.load(Ordering::Relaxed) {
+                producer.feed(Raw::from("x")).await?;
+                sent += 1;
+                assert!(sent < 100_000, "no other task has run");
+            }
+            Ok(())
+        })
+        .run()
+        .expect("the other task runs");
+}
