@@ -28,11 +28,14 @@ fn a_sink_waits_when_its_last_consumer_has_died() {
                     .disconnect_lagging(false)
                     .build()
                     .map_err(|error| error.to_string())?;
-                loop {
-                    producer.feed(Raw::from(vec![0; 4_096])).await?;
-                    let sent = sent.fetch_add(1, Ordering::Relaxed);
-                    assert!(sent < 100_000, "sends to nobody for ever");
-                }
+                // A task of its own, which does not wait for the node's.
+                tokio::spawn(async move {
+                    while let Ok(()) = producer.feed(Raw::from(vec![0; 4_096])).await {
+                        let sent = sent.fetch_add(1, Ordering::Relaxed);
+                        assert!(sent < 100_000, "sends to nobody for ever");
+                    }
+                });
+                std::future::pending().await
             }
         })
         .service("consumer", |network| async move {
