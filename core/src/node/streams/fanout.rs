@@ -243,7 +243,8 @@ impl Fanout {
         }
     }
 
-    /// Gives what is queued for subscription `id`, a batch at a time.
+    /// Gives what is queued for subscription `id`, a batch at a time. Pending for ever once it is removed: that is
+    /// no end, and who removes it tells its writer otherwise.
     pub(super) fn poll_take(
         &self,
         cx: &Context<'_>,
@@ -253,7 +254,7 @@ impl Fanout {
         let mut state = self.lock();
         let end = state.first_sealed + state.sealed.len() as u64;
         match state.cursors.get(&id) {
-            None => return Poll::Ready(Taken::End),
+            None => return Poll::Pending,
             Some(cursor) if cursor.segment == end => state.seal(),
             Some(_) => {}
         }
@@ -639,6 +640,19 @@ mod tests {
             fanout.poll_take(&cx, id(0), &mut frames),
             Poll::Ready(Taken::End)
         );
+    }
+
+    #[test]
+    fn what_is_cut_off_has_no_end() {
+        let fanout = online(10);
+        fanout.subscribe(id(0));
+        push(&fanout, "x").unwrap();
+        fanout.close();
+        fanout.unsubscribe(id(0));
+        let cx = Context::from_waker(Waker::noop());
+        let mut frames = Vec::new();
+        assert!(fanout.poll_take(&cx, id(0), &mut frames).is_pending());
+        assert!(frames.is_empty());
     }
 
     #[test]
