@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::SinkExt;
-use smalti_core::streams::Raw;
+use smalti_core::streams::{ConsumerEvent, Raw};
+use smalti_core::wire::CloseCode;
 use smalti_sim::Simulation;
 
 #[test]
@@ -79,4 +80,66 @@ fn a_sink_that_sends_to_nobody_lets_other_tasks_run() {
         })
         .run()
         .expect("the other task runs");
+}
+
+#[test]
+fn closing_the_last_handle_ends_the_producer_and_does_not_wait_for_ever() {
+    let closed = Arc::new(AtomicBool::new(false));
+    let (noted, seen) = (closed.clone(), Arc::new(AtomicBool::new(false)));
+    let told = seen.clone();
+    Simulation::new(1)
+        .duration(Duration::from_secs(60))
+        .service("producer", move |network| {
+            let closed = noted.clone();
+            async move {
+                let mut producer = network
+                    .streams()
+                    .producer::<Raw>()
+                    .disconnect_lagging(false)
+                    .build()
+                    .map_err(|error| error.to_string())?;
+                let mut other = producer.clone();
+                // Until the consumer, which takes nothing, has filled all that is in between.
+                let full =
+                    async { while let Ok(()) = producer.feed(Raw::from(vec![0; 16_384])).await {} };
+                let full = tokio::time::timeout(Duration::from_secs(10), full).await;
+                assert!(full.is_err(), "the queue is full");
+                let first = tokio::time::timeout(Duration::from_secs(10), producer.close()).await;
+                assert!(first.is_err(), "there is another handle");
+                assert!(producer.feed(Raw::from("x")).await.is_err());
+                other.close().await?;
+                closed.store(true, Ordering::Relaxed);
+                std::future::pending().await
+            }
+        })
+        .service("consumer", move |network| {
+            let told = told.clone();
+            async move {
+                let mut consumer = network
+                    .streams()
+                    .consumer::<Raw>()
+                    .with_buffer_size(1)
+                    .build()?;
+                let mut events = consumer.events();
+                // It takes nothing until it is too late.
+                tokio::time::sleep(Duration::from_secs(35)).await;
+                loop {
+                    tokio::select! {
+                        biased;
+                        event = events.recv() => {
+                            if let Ok(Some(ConsumerEvent::Unsubscribed { code, .. })) = event {
+                                assert_eq!(code, Some(CloseCode::STREAM_TOO_SLOW));
+                                told.store(true, Ordering::Relaxed);
+                            }
+                        }
+                        _ = consumer.recv() => {}
+                    }
+                }
+            }
+        })
+        .script(|control| async move { control.sleep(Duration::from_secs(40)).await })
+        .run()
+        .expect("the simulation goes on");
+    assert!(closed.load(Ordering::Relaxed), "closing has completed");
+    assert!(seen.load(Ordering::Relaxed), "the consumer has been told");
 }
