@@ -109,11 +109,17 @@ impl<D: Datum> Consumer<D> {
                     return Poll::Ready(Some((datum, meta)));
                 }
                 Err(error) => {
-                    // The types agree, so it was not sent in good faith; what else it sends is not wanted.
-                    delivery
-                        .from
-                        .report_violation(format!("datum {sequence}: {error}"));
+                    // The types agree, so it was not sent in good faith; what else it has sent is not wanted.
+                    let from = delivery.from.clone();
+                    let left = u64::from(delivery.segment.left());
                     self.current = None;
+                    let datums = 1 + left + self.inbox.reject(from.attempt);
+                    from.report_violation(format!("datum {sequence}: {error}"), datums);
+                    // Fails only where nobody listens.
+                    let _ = self.events.send(Event::Lagged {
+                        peer: producer,
+                        datums,
+                    });
                 }
             }
         }

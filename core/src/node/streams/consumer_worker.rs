@@ -61,6 +61,7 @@ enum Event {
 
 /// One attempt to subscribe, and what comes of it.
 pub(super) struct Subscription {
+    pub(super) attempt: AttemptId,
     pub(super) peer: PeerId,
     counters: Arc<Counters>,
     cancelled: CancellationToken,
@@ -69,8 +70,9 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
-    pub(super) fn new(peer: PeerId, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(attempt: AttemptId, peer: PeerId, counters: Arc<Counters>) -> Self {
         Self {
+            attempt,
             peer,
             counters,
             cancelled: CancellationToken::new(),
@@ -78,8 +80,10 @@ impl Subscription {
         }
     }
 
-    /// Closes the connection of a producer that breaks the protocol, as only the application could find out.
-    pub(super) fn report_violation(&self, error: String) {
+    /// Counts `missing` datums, and closes the connection of a producer that breaks the protocol, as only the
+    /// application could find out.
+    pub(super) fn report_violation(&self, error: String, missing: u64) {
+        self.counters.missing.fetch_add(missing, Ordering::Relaxed);
         if let Some(lease) = self.lease.get() {
             lease.report_violation(&LinkError::Violation(error));
         }
@@ -291,13 +295,16 @@ impl Worker {
     }
 
     fn subscribe(&mut self, attempt: AttemptId, peer: PeerId) {
-        let subscription = Arc::new(Subscription::new(peer, self.counters(peer).clone()));
+        let subscription = Arc::new(Subscription::new(
+            attempt,
+            peer,
+            self.counters(peer).clone(),
+        ));
         self.attempts.insert(attempt, subscription.clone());
         let reader = Reader {
             tasks: self.tasks.clone(),
             connections: self.connections.clone(),
             subscribe: self.subscribe.clone(),
-            attempt,
             subscription,
             inbox: self.inbox.clone(),
             events: self.events.clone(),
@@ -346,7 +353,6 @@ struct Reader {
     tasks: Tasks,
     connections: Connections,
     subscribe: Subscribe,
-    attempt: AttemptId,
     subscription: Arc<Subscription>,
     inbox: Arc<Inbox>,
     events: mpsc::Sender<Event>,
@@ -392,7 +398,7 @@ impl Reader {
                 Err(end) => end,
             },
         };
-        let attempt = self.attempt;
+        let attempt = self.subscription.attempt;
         let event = match end {
             End::Refused(refusal) => Event::Refused { attempt, refusal },
             End::Code(code) => Event::Ended {
@@ -425,14 +431,14 @@ impl Reader {
             return Err(StreamError::Reset(CloseCode::TIMED_OUT).into());
         };
         let (mut frames, accepted) = asked?;
-        self.inbox.begin(self.attempt, accepted.first);
+        self.inbox.begin(self.subscription.attempt, accepted.first);
         if self.subscription.cancelled.is_cancelled() {
             // Whoever has cancelled it may have looked before there was anything to end.
-            self.inbox.end(self.attempt);
+            self.inbox.end(self.subscription.attempt);
             return Ok(());
         }
         self.tell(Event::Began {
-            attempt: self.attempt,
+            attempt: self.subscription.attempt,
             accepted,
         })
         .await;
@@ -446,14 +452,18 @@ impl Reader {
                 .map_err(|error| violation(lease, &error))?;
             if missing > 0 {
                 self.tell(Event::Missing {
-                    attempt: self.attempt,
+                    attempt: self.subscription.attempt,
                     datums: missing,
                 })
                 .await;
             }
             let from = self.subscription.clone();
             let mut delivery = Some(Delivery { segment, from });
-            poll_fn(|cx| self.inbox.poll_push(cx, self.attempt, &mut delivery)).await;
+            poll_fn(|cx| {
+                self.inbox
+                    .poll_push(cx, self.subscription.attempt, &mut delivery)
+            })
+            .await;
             self.subscription.counters.add(count.into(), len);
         }
         Ok(())

@@ -132,7 +132,8 @@ impl Fanout {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // What a datum's encoding left behind when it panicked is cut off before the next is written.
+        // What a datum's encoding left behind when it panicked is cut off before the next is written, or the segment
+        // sealed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -231,10 +232,8 @@ impl Fanout {
         for segment in state.sealed.range_mut(from..) {
             segment.missing -= 1;
         }
-        if state.cursors.is_empty()
-            && let Some(open) = state.open.take()
-        {
-            open.abandon(&mut state.block);
+        if state.cursors.is_empty() {
+            state.abandon();
         }
         let wakers = state.release();
         drop(state);
@@ -244,7 +243,8 @@ impl Fanout {
         }
     }
 
-    /// Gives what is queued for subscription `id`, a batch at a time.
+    /// Gives what is queued for subscription `id`, a batch at a time. Pending for ever once it is removed: that is
+    /// no end, and who removes it tells its writer otherwise.
     pub(super) fn poll_take(
         &self,
         cx: &Context<'_>,
@@ -254,7 +254,7 @@ impl Fanout {
         let mut state = self.lock();
         let end = state.first_sealed + state.sealed.len() as u64;
         match state.cursors.get(&id) {
-            None => return Poll::Ready(Taken::End),
+            None => return Poll::Pending,
             Some(cursor) if cursor.segment == end => state.seal(),
             Some(_) => {}
         }
@@ -345,28 +345,27 @@ impl State {
         datum: &D,
         wall: impl FnOnce() -> WallTime,
     ) -> Result<(), PushError> {
-        let mut open = match self.open.take() {
-            Some(open) => open,
-            None => {
-                // Room for a segment and one more datum, so that writing seldom moves what is written.
-                let needed = SEGMENT_LEN + self.longest;
-                if self.block.capacity() - self.block.len() < needed {
-                    self.block = BytesMut::with_capacity(needed.max(BLOCK_LEN));
-                }
-                SegmentWriter::begin(&mut self.block, self.next, wall())
+        self.drop_if_cut();
+        // Stays in its place while the datum is encoded: should that panic, the datums before it are as they were.
+        let open = self.open.get_or_insert_with(|| {
+            // Room for a segment and one more datum, so that writing seldom moves what is written.
+            let needed = SEGMENT_LEN + self.longest;
+            if self.block.capacity() - self.block.len() < needed {
+                self.block = BytesMut::with_capacity(needed.max(BLOCK_LEN));
             }
-        };
+            SegmentWriter::begin(&mut self.block, self.next, wall())
+        });
         let before = open.len();
         let pushed = open.push(&mut self.block, |out| {
             datum.encode(out).map_err(PushError::Encode)
         });
         let len = open.len();
-        if open.is_empty() {
-            open.abandon(&mut self.block);
-            return pushed;
+        if let Err(error) = pushed {
+            if open.is_empty() {
+                self.abandon();
+            }
+            return Err(error);
         }
-        self.open = Some(open);
-        pushed?;
         self.next += 1;
         // Falls slowly, so that one long datum does not take long blocks for ever.
         self.longest = (len - before).max(self.longest - self.longest / 64);
@@ -376,11 +375,31 @@ impl State {
         Ok(())
     }
 
+    /// Drops the open segment if an encoding has cut off some of it, and panicked for that. Consumers find
+    /// the hole in the sequence.
+    fn drop_if_cut(&mut self) {
+        if (self.open.as_ref()).is_some_and(|open| !open.is_whole(&self.block)) {
+            self.abandon();
+        }
+    }
+
+    fn abandon(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.abandon(&mut self.block);
+        }
+    }
+
     /// Makes the open segment one that can be taken.
     fn seal(&mut self) {
+        self.drop_if_cut();
         let Some(open) = self.open.take() else {
             return;
         };
+        if open.is_empty() {
+            // The encoding of what would have been its first datum has panicked.
+            open.abandon(&mut self.block);
+            return;
+        }
         let (first, count) = (open.first(), open.count());
         open.seal(&mut self.block);
         let frame = self.block.split().freeze();
@@ -624,6 +643,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_cut_off_has_no_end() {
+        let fanout = online(10);
+        fanout.subscribe(id(0));
+        push(&fanout, "x").unwrap();
+        fanout.close();
+        fanout.unsubscribe(id(0));
+        let cx = Context::from_waker(Waker::noop());
+        let mut frames = Vec::new();
+        assert!(fanout.poll_take(&cx, id(0), &mut frames).is_pending());
+        assert!(frames.is_empty());
+    }
+
+    #[test]
     fn a_datum_that_cannot_be_encoded_leaves_no_trace() {
         let fanout = online(10);
         fanout.subscribe(id(0));
@@ -634,6 +666,76 @@ mod tests {
         }
         let sequences: Vec<u64> = take(&fanout, id(0)).into_iter().map(|(n, _)| n).collect();
         assert_eq!(sequences, [0, 1]);
+    }
+
+    /// Its encoding goes wrong, and leaves something behind.
+    enum Bomb {
+        Appends,
+        CutsOff,
+    }
+
+    impl Datum for Bomb {
+        fn schema() -> crate::id::Digest {
+            crate::id::Digest::of("bomb", &[])
+        }
+        fn encode(&self, out: &mut BytesMut) -> Result<(), EncodeError> {
+            match self {
+                Self::Appends => {
+                    out.extend_from_slice(b"junk");
+                    panic!("an encoding has a bug");
+                }
+                Self::CutsOff => {
+                    out.clear();
+                    Ok(())
+                }
+            }
+        }
+        fn decode(_: Bytes) -> Result<Self, crate::datum::DecodeError> {
+            Err(crate::datum::DecodeError::custom("never decoded here"))
+        }
+    }
+
+    fn push_that_panics(fanout: &Fanout, bomb: &Bomb) {
+        let pushed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            fanout.push(bomb, false, WallTime::default)
+        }));
+        assert!(pushed.is_err());
+    }
+
+    #[test]
+    fn an_encoding_that_panics_harms_no_other_datum() {
+        let fanout = online(10);
+        fanout.subscribe(id(0));
+        // As the first of a segment, also where the next to happen is a writer, and within one.
+        push_that_panics(&fanout, &Bomb::Appends);
+        assert_eq!(take(&fanout, id(0)), []);
+        push_that_panics(&fanout, &Bomb::Appends);
+        push(&fanout, "one").unwrap();
+        push_that_panics(&fanout, &Bomb::Appends);
+        push(&fanout, "two").unwrap();
+        push_that_panics(&fanout, &Bomb::Appends);
+        let expected = [
+            (0, Bytes::from_static(b"one")),
+            (1, Bytes::from_static(b"two")),
+        ];
+        assert_eq!(take(&fanout, id(0)), expected);
+        assert_eq!(fanout.examine(), (false, vec![]));
+    }
+
+    #[test]
+    fn an_encoding_that_cuts_off_other_datums_leaves_a_hole_and_no_damage() {
+        for pushes_between in [0, 1] {
+            let fanout = online(10);
+            fanout.subscribe(id(0));
+            push(&fanout, "lost").unwrap();
+            push_that_panics(&fanout, &Bomb::CutsOff);
+            (0..pushes_between).for_each(|_| push(&fanout, "x").unwrap());
+            let taken = take(&fanout, id(0));
+            assert_eq!(taken.len(), pushes_between);
+            push(&fanout, "y").unwrap();
+            let next = 1 + pushes_between as u64;
+            assert_eq!(take(&fanout, id(0)), [(next, Bytes::from_static(b"y"))]);
+        }
     }
 
     #[derive(Clone, Debug)]

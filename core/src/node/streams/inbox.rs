@@ -3,7 +3,7 @@
 //! Who reads from a producer waits here while the queue is full, so that the connection's flow control holds
 //! the producer back. Datums are decoded when the application takes them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -34,6 +34,8 @@ struct State {
     application: Option<Waker>,
     /// Subscriptions that put in datums, with the sequence number that is due.
     positions: BTreeMap<AttemptId, u64>,
+    /// Those of them that have sent what cannot be decoded, and are about to end for it.
+    rejected: BTreeSet<AttemptId>,
     /// Who waits for room.
     readers: BTreeMap<AttemptId, Waker>,
     closed: bool,
@@ -61,10 +63,36 @@ impl Inbox {
     pub(super) fn end(&self, attempt: AttemptId) -> Option<u64> {
         let mut state = self.lock();
         state.readers.remove(&attempt);
+        state.rejected.remove(&attempt);
         state.positions.remove(&attempt)
     }
 
-    /// Puts in what `delivery` holds, once there is room. What comes of a subscription that has ended is
+    /// Drops what is there of a subscription, and takes in nothing more of it; gives the number of datums dropped. Its
+    /// place in the sequence stays behind them.
+    pub(super) fn reject(&self, attempt: AttemptId) -> u64 {
+        let mut state = self.lock();
+        if state.positions.contains_key(&attempt) {
+            state.rejected.insert(attempt);
+        }
+        let (mut datums, mut bytes) = (0, 0);
+        state.deliveries.retain(|delivery| {
+            let keep = delivery.from.attempt != attempt;
+            if !keep {
+                datums += u64::from(delivery.segment.left());
+                bytes += delivery.segment.len();
+            }
+            keep
+        });
+        state.datums -= datums;
+        state.bytes -= bytes;
+        // Who waits finds that there is room, or that it is not wanted.
+        let readers = std::mem::take(&mut state.readers);
+        drop(state);
+        readers.into_values().for_each(Waker::wake);
+        datums
+    }
+
+    /// Puts in what `delivery` holds, once there is room. What comes of a subscription that has ended, or is rejected, is
     /// dropped.
     pub(super) fn poll_push(
         &self,
@@ -73,7 +101,8 @@ impl Inbox {
         delivery: &mut Option<Delivery>,
     ) -> Poll<()> {
         let mut state = self.lock();
-        if state.closed || !state.positions.contains_key(&attempt) {
+        let wanted = state.positions.contains_key(&attempt) && !state.rejected.contains(&attempt);
+        if state.closed || !wanted {
             *delivery = None;
             return Poll::Ready(());
         }
@@ -156,6 +185,7 @@ mod tests {
         writer.seal(&mut out);
         let segment = Segment::parse(out.freeze().split_off(FRAME_HEADER_LEN)).unwrap();
         let from = Arc::new(Subscription::new(
+            ATTEMPT,
             PeerId::from_bytes([0; 32]),
             Arc::default(),
         ));
@@ -199,6 +229,27 @@ mod tests {
         assert_eq!(inbox.end(ATTEMPT), Some(4));
         assert!(push(&inbox, delivery(4, 1)));
         assert_eq!((take(&inbox), take(&inbox)), (Some(3), None));
+    }
+
+    #[test]
+    fn of_a_rejected_subscription_everything_is_dropped_and_counted_or_left_to_be_missed() {
+        let inbox = Inbox::new(10);
+        inbox.begin(ATTEMPT, 0);
+        for first in [0, 6] {
+            assert!(push(&inbox, delivery(first, 6)));
+        }
+        assert!(!push(&inbox, delivery(12, 6)));
+        assert_eq!(inbox.reject(ATTEMPT), 12);
+        assert_eq!(take(&inbox), None);
+        // What still comes is not taken in, and is due when the next subscription begins.
+        assert!(push(&inbox, delivery(12, 6)));
+        assert_eq!(take(&inbox), None);
+        assert_eq!(inbox.end(ATTEMPT), Some(12));
+        // Nothing is left of it.
+        assert_eq!(inbox.reject(ATTEMPT), 0);
+        inbox.begin(ATTEMPT, 12);
+        assert!(push(&inbox, delivery(12, 10)));
+        assert_eq!(take(&inbox), Some(12));
     }
 
     #[test]

@@ -27,6 +27,10 @@ use crate::runtime::{Clock, Runtime};
 /// The most datums in a producer's queue, unless another number is given.
 pub(super) const BUFFER_SIZE: usize = 1_024;
 
+/// How often in a row a `Sink` is ready before it lets the executor's other tasks run: where nobody
+/// consumes, or everybody at once, it would never wait by itself.
+const READY_MAX: u32 = 1_024;
+
 /// Sends datums to all who consume their stream.
 ///
 /// A clone is another handle of the same producer. It is a [`Sink`], which waits while nobody is there to
@@ -36,14 +40,17 @@ pub(super) const BUFFER_SIZE: usize = 1_024;
 /// When the last handle is dropped or closed the producer ends: consumers are given some seconds to take what
 /// is queued, and the stream is no longer announced.
 pub struct Producer<D> {
-    handle: Arc<Handle>,
+    core: Arc<Core>,
+    /// Keeps the producer from ending; `None` once this handle is closed.
+    handle: Option<Arc<Handle>>,
     /// Names this handle among those who wait for room.
     sender: u64,
-    closed: bool,
+    /// How often in a row this handle was ready.
+    ready: u32,
     datum: PhantomData<fn(D)>,
 }
 
-/// What dropping the last [`Producer`] drops.
+/// What dropping or closing the last [`Producer`] drops.
 pub(super) struct Handle(pub(super) Arc<Core>);
 
 impl Drop for Handle {
@@ -86,11 +93,12 @@ impl Core {
 
 impl<D: Datum> Producer<D> {
     pub(super) fn new(handle: Arc<Handle>) -> Self {
-        let sender = handle.0.senders.fetch_add(1, Ordering::Relaxed);
+        let core = handle.0.clone();
         Self {
-            handle,
-            sender,
-            closed: false,
+            sender: core.senders.fetch_add(1, Ordering::Relaxed),
+            core,
+            handle: Some(handle),
+            ready: 0,
             datum: PhantomData,
         }
     }
@@ -100,7 +108,7 @@ impl<D: Datum> Producer<D> {
     /// # Errors
     /// [`TrySendError`], which gives the datum back.
     pub fn try_send(&self, datum: D) -> Result<(), TrySendError<D>> {
-        if self.closed {
+        if self.handle.is_none() {
             return Err(TrySendError::Closed(datum));
         }
         self.push(&datum, false).map_err(|error| match error {
@@ -116,68 +124,69 @@ impl<D: Datum> Producer<D> {
     }
 
     fn push(&self, datum: &D, force: bool) -> Result<(), PushError> {
-        let core = self.core();
-        core.fanout
-            .push(datum, force, || Clock::wall(&*core.runtime))
+        let runtime = &self.core.runtime;
+        self.core
+            .fanout
+            .push(datum, force, || Clock::wall(&**runtime))
     }
 }
 
 impl<D> Producer<D> {
-    fn core(&self) -> &Core {
-        &self.handle.0
-    }
-
     /// The stream.
     #[must_use]
     pub fn stream_id(&self) -> StreamId {
-        self.core().stream
+        self.core.stream
     }
 
     /// Conditions on who consumes.
     pub fn when(&self) -> When {
-        When::new(self.core().roster.clone())
+        When::new(self.core.roster.clone())
     }
 
     /// Whether datums can be sent: what `online_when` asks for is met.
     #[must_use]
     pub fn is_online(&self) -> bool {
-        self.core().roster.get().is_online()
+        self.core.roster.get().is_online()
     }
 
     /// How it goes with each consumer.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.core().roster.get().stats(self.core().runtime.now())
+        self.core.roster.get().stats(self.core.runtime.now())
     }
 
     /// The nodes of the consumers that are subscribed now, each once for each of its consumers.
     #[must_use]
     pub fn consumers(&self) -> Vec<PeerId> {
-        self.core().roster.get().peers().collect()
+        self.core.roster.get().peers().collect()
     }
 
     /// What happens from now on: who subscribes, who leaves, who is refused.
     #[must_use]
     pub fn events(&self) -> Events<Event> {
-        Events::new(&self.core().events)
+        Events::new(&self.core.events)
     }
 }
 
 impl<D: Datum> Sink<D> for Producer<D> {
     type Error = SendError;
 
-    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        if self.closed {
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        if self.handle.is_none() {
             return Poll::Ready(Err(SendError::Closed));
         }
-        self.core()
-            .fanout
-            .poll_room(cx, self.sender)
-            .map_err(|_| SendError::Closed)
+        if self.ready >= READY_MAX {
+            self.ready = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let room = self.core.fanout.poll_room(cx, self.sender);
+        self.ready = if room.is_ready() { self.ready + 1 } else { 0 };
+        room.map_err(|_| SendError::Closed)
     }
 
     fn start_send(self: Pin<&mut Self>, datum: D) -> Result<(), SendError> {
-        if self.closed {
+        if self.handle.is_none() {
             return Err(SendError::Closed);
         }
         // There was room when this handle was ready. Others may have taken it since: the queue then holds one
@@ -194,18 +203,22 @@ impl<D: Datum> Sink<D> for Producer<D> {
     }
 
     /// Completes when all that was sent has left the queue. This handle sends nothing more; others do.
+    ///
+    /// Closing the last handle ends the producer, which bounds the wait: what a consumer has not taken by the end of the
+    /// drain timeout is dropped. While there are other handles, a consumer that lags and is not disconnected holds it up.
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        self.closed = true;
-        self.core().fanout.poll_empty(cx, self.sender).map(Ok)
+        self.handle = None;
+        self.core.fanout.poll_empty(cx, self.sender).map(Ok)
     }
 }
 
 impl<D> Clone for Producer<D> {
     fn clone(&self) -> Self {
         Self {
+            core: self.core.clone(),
             handle: self.handle.clone(),
-            sender: self.core().senders.fetch_add(1, Ordering::Relaxed),
-            closed: self.closed,
+            sender: self.core.senders.fetch_add(1, Ordering::Relaxed),
+            ready: 0,
             datum: PhantomData,
         }
     }
@@ -213,7 +226,7 @@ impl<D> Clone for Producer<D> {
 
 impl<D> Drop for Producer<D> {
     fn drop(&mut self) {
-        self.core().fanout.forget_sender(self.sender);
+        self.core.fanout.forget_sender(self.sender);
     }
 }
 

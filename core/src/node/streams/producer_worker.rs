@@ -114,6 +114,7 @@ pub(super) fn start(tasks: &Tasks, discovery: &Discovery, start: Start) -> mpsc:
         events: events.clone(),
         requests: BTreeMap::new(),
         live: BTreeMap::new(),
+        leaving: Vec::new(),
         next_id: 0,
         roster: Roster::default(),
         roster_changed: true,
@@ -171,6 +172,8 @@ struct Worker {
     /// Requests that the machine has not answered yet.
     requests: BTreeMap<SubscriptionId, Request>,
     live: BTreeMap<SubscriptionId, Live>,
+    /// Subscriptions that have ended in this turn, and still have their place in the queue.
+    leaving: Vec<SubscriptionId>,
     next_id: u64,
     roster: Roster,
     roster_changed: bool,
@@ -199,6 +202,7 @@ impl Host for Worker {
             }
             Event::Ended(id) => {
                 self.live.remove(&id);
+                self.leaving.push(id);
                 Some(Input::Ended(id))
             }
             Event::Catalog(catalog) => {
@@ -234,7 +238,7 @@ impl Host for Worker {
                     let _ = live.end.code.set(code);
                     live.end.cancelled.cancel();
                 }
-                self.core.fanout.unsubscribe(id);
+                self.leaving.push(id);
             }
             Output::Examine => {
                 let (full, waiting) = self.core.fanout.examine();
@@ -269,6 +273,11 @@ impl Host for Worker {
             self.roster.set_online(online);
             self.core.fanout.set_online(online);
             self.core.roster.set(self.roster.clone());
+        }
+        // Only now: the queue is never without the last subscription and still online, which would let a `Sink`
+        // send to nobody.
+        for id in self.leaving.drain(..) {
+            self.core.fanout.unsubscribe(id);
         }
         if self.ended {
             ControlFlow::Break(())
@@ -335,6 +344,9 @@ impl Drop for Worker {
             live.end.cancelled.cancel();
             self.core.fanout.unsubscribe(*id);
         }
+        for id in &self.leaving {
+            self.core.fanout.unsubscribe(*id);
+        }
         self.core.roster.set(Roster::default());
     }
 }
@@ -363,7 +375,6 @@ impl Writer {
                 tracing::debug!(%error, "a consumer is gone");
             },
         }
-        self.core.fanout.unsubscribe(self.id);
     }
 
     /// Writes all that is sent until the producer ends.

@@ -16,7 +16,8 @@
 //!
 //! A producer that is no longer accepted is unsubscribed from, whatever the state. One that is no longer named is
 //! not: it is about to end, and will say so once it has sent what it has; it is then forgotten. The place in
-//! a producer's sequence is kept, so that what it sends meanwhile is counted when it is subscribed to again.
+//! a producer's sequence is kept, so that what it sends meanwhile is counted when it is subscribed to again, also
+//! where it has restarted in between.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -131,7 +132,8 @@ pub enum Event {
         refusal: Refusal,
     },
     /// Datums of a producer are missing: it has sent them while this consumer was not subscribed, or was too
-    /// slow. What a producer sent in an earlier life cannot be counted.
+    /// slow, or they cannot be decoded. Where a producer has restarted, what it sent since is counted, and what was
+    /// missing of its earlier life when that ended cannot be.
     Lagged {
         /// The producer.
         peer: PeerId,
@@ -391,9 +393,13 @@ impl Machine {
                 next: first,
             },
         );
-        let missing = former
-            .filter(|former| former.instance == instance)
-            .map_or(0, |former| first.saturating_sub(former.next));
+        let missing = match former {
+            // Whoever is met for the first time owes nothing of what it sent before.
+            None => 0,
+            Some(former) if former.instance == instance => first.saturating_sub(former.next),
+            // It has restarted: all that it has sent since is missing.
+            Some(_) => first,
+        };
         if self.seen.len() > SEEN_MAX {
             let forgotten = self
                 .seen
@@ -797,14 +803,33 @@ mod tests {
                 })
             ]
         );
-        // Another life counts anew.
-        handle(&mut machine, now, lost(2, Some(30)));
-        wait(&mut machine, &mut now);
-        let reborn = ProducerInstance::from_bytes([3; 32]);
+    }
+
+    #[test]
+    fn what_a_restarted_producer_has_sent_before_it_is_subscribed_to_is_counted() {
+        let mut machine = machine();
+        let mut now = Instant::ZERO;
+        named(&mut machine, now, &[candidate(1)]);
+        // Nothing is owed by who is met for the first time.
         assert_eq!(
-            handle(&mut machine, now, subscribed(3, reborn, 100)),
+            handle(&mut machine, now, subscribed(0, LIFE, 5)),
             [Output::Event(Event::Subscribed { peer: peer(1) })]
         );
+        for (attempt, life, first, missing) in [(1, 3, 0, 0), (2, 4, 100, 100), (3, 4, 101, 71)] {
+            handle(&mut machine, now, lost(attempt - 1, Some(30)));
+            wait(&mut machine, &mut now);
+            let life = ProducerInstance::from_bytes([life; 32]);
+            let lagged = Output::Event(Event::Lagged {
+                peer: peer(1),
+                datums: missing,
+            });
+            let mut expected = vec![Output::Event(Event::Subscribed { peer: peer(1) })];
+            expected.extend((missing > 0).then_some(lagged));
+            assert_eq!(
+                handle(&mut machine, now, subscribed(attempt, life, first)),
+                expected
+            );
+        }
     }
 
     #[test]

@@ -34,7 +34,8 @@ pub struct Config {
     pub disconnect_lagging: bool,
     /// How long the queue may be full without a datum leaving before those who hold it up are dropped. Default: 1 s.
     pub lag_timeout: Duration,
-    /// How long consumers are given to take what is queued when the producer ends. Default: 5 s.
+    /// How long consumers are given to take what is queued when the producer ends. Default: 5 s. Who has not taken
+    /// all by then is told that it was too slow.
     pub drain_timeout: Duration,
 }
 
@@ -385,7 +386,8 @@ impl protocol::Machine for Machine {
         {
             let left: Vec<SubscriptionId> = self.subscriptions.keys().copied().collect();
             for id in left {
-                self.disconnect(id, CloseCode::STREAM_ENDED);
+                // Not the code of an end that is complete: what was queued for it is cut off.
+                self.disconnect(id, CloseCode::STREAM_TOO_SLOW);
             }
             self.end_if_drained();
         }
@@ -678,7 +680,7 @@ mod tests {
         stuck.handle_timeout(deadline);
         assert_eq!(
             drain(&mut stuck),
-            [disconnect(0, CloseCode::STREAM_ENDED), Output::Ended]
+            [disconnect(0, CloseCode::STREAM_TOO_SLOW), Output::Ended]
         );
         assert_eq!(stuck.poll_timeout(), None);
     }

@@ -137,6 +137,12 @@ impl SegmentWriter {
         self.end - self.start
     }
 
+    /// Whether `out` still holds all its datums: an encoding may have cut some off.
+    #[must_use]
+    pub fn is_whole(&self, out: &BytesMut) -> bool {
+        out.len() >= self.end
+    }
+
     /// Takes it away from the end of `out`.
     pub fn abandon(self, out: &mut BytesMut) {
         out.truncate(self.start);
