@@ -124,15 +124,14 @@ fn closing_the_last_handle_ends_the_producer_and_does_not_wait_for_ever() {
                 // It takes nothing until it is too late.
                 tokio::time::sleep(Duration::from_secs(35)).await;
                 loop {
-                    tokio::select! {
-                        biased;
+                    smalti_core::select! {
                         event = events.recv() => {
                             if let Ok(Some(ConsumerEvent::Unsubscribed { code, .. })) = event {
                                 assert_eq!(code, Some(CloseCode::STREAM_TOO_SLOW));
                                 told.store(true, Ordering::Relaxed);
                             }
-                        }
-                        _ = consumer.recv() => {}
+                        },
+                        _ = consumer.recv() => {},
                     }
                 }
             }
