@@ -1,4 +1,5 @@
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -140,6 +141,41 @@ fn failures_and_panics_fail_their_own_seeds_with_cause_and_replay_command() {
         panicked.ends_with(&format!("{replay} 10 --nodes 4")),
         "{panicked}"
     );
+}
+
+/// A pipe whose reader goes away after the first line.
+#[derive(Default)]
+struct OneLineRead(Vec<u8>);
+
+impl Write for OneLineRead {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.contains(&b'\n') {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_exit_code_is_the_same_where_nobody_reads_to_the_end() {
+    for (line, expected) in [
+        ("run brittle --seeds 5..=10", 1),
+        ("run brittle --seeds 0..6", 0),
+        ("replay brittle --seed 6 --dump", 1),
+        ("check-determinism fickle --seeds 0..2", 1),
+        ("list", 0),
+    ] {
+        let (mut out, fickle) = (OneLineRead::default(), Fickle(AtomicU64::new(0)));
+        let arguments = std::iter::once("campaign").chain(line.split_whitespace());
+        let arguments = arguments.map(OsString::from);
+        let code = main(arguments, &[&Brittle, &fickle], &mut out).unwrap();
+        assert_eq!(code, expected, "{line}");
+    }
 }
 
 #[test]
