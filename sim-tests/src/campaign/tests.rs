@@ -236,6 +236,18 @@ fn a_scenario_that_is_not_determined_by_its_seed_is_found() {
     assert_eq!((code, text.as_str()), (0, "5 seeds, 0 failures\n"));
     let (code, text) = campaign("check-determinism fickle --seeds 0..2 --jobs 1");
     assert_eq!(code, 1);
-    assert!(text.starts_with("fickle seed 0 differs: '"), "{text}");
+    assert!(text.starts_with("fickle seed 1 differs: '"), "{text}");
     assert_eq!(text.lines().last(), Some("2 seeds, 2 failures"));
+}
+
+#[test]
+fn a_seed_that_fails_or_panics_the_same_way_twice_fails_the_check() {
+    let (code, text) = campaign("check-determinism brittle --seeds 5..=10 --jobs 2");
+    assert_eq!(code, 1, "{text}");
+    assert_eq!(text.lines().last(), Some("6 seeds, 2 failures"));
+    for seed in [6, 10] {
+        let failed = format!("brittle seed {seed} failed: ");
+        assert_eq!(text.matches(&failed).count(), 1, "{text}");
+    }
+    assert!(!text.contains("differs"), "{text}");
 }
