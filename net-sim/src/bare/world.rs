@@ -401,6 +401,8 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
             | Fault::Partition(..)
             | Fault::Mend(..)
             | Fault::Repair(..)
+            | Fault::EndCut(..)
+            | Fault::EndPartition(..)
             | Fault::RepairAll
             | Fault::Links(_)
             | Fault::Path(..) => {}

@@ -284,6 +284,8 @@ impl<'a> Running<'a> {
             | Fault::Partition(..)
             | Fault::Mend(..)
             | Fault::Repair(..)
+            | Fault::EndCut(..)
+            | Fault::EndPartition(..)
             | Fault::RepairAll
             | Fault::Links(_)
             | Fault::Path(..) => {}

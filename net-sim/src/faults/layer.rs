@@ -74,15 +74,20 @@ impl FaultLayer {
     /// Makes the changes to the network that `fault` stands for; faults of nodes change nothing here.
     pub fn apply(&mut self, fault: &Fault) {
         match fault {
-            Fault::Cut(from, to) => self.cuts.set(from, to, true),
-            Fault::Mend(from, to) => self.cuts.set(from, to, false),
+            Fault::Cut(from, to) => self.cuts.cut(from, to),
             Fault::Partition(left, right) => {
-                self.cuts.set(left, right, true);
-                self.cuts.set(right, left, true);
+                self.cuts.cut(left, right);
+                self.cuts.cut(right, left);
             }
+            Fault::Mend(from, to) => self.cuts.mend(from, to),
             Fault::Repair(left, right) => {
-                self.cuts.set(left, right, false);
-                self.cuts.set(right, left, false);
+                self.cuts.mend(left, right);
+                self.cuts.mend(right, left);
+            }
+            Fault::EndCut(from, to) => self.cuts.end_cut(from, to),
+            Fault::EndPartition(left, right) => {
+                self.cuts.end_cut(left, right);
+                self.cuts.end_cut(right, left);
             }
             Fault::RepairAll => self.cuts.clear(),
             Fault::Links(links) => self.default = *links,
@@ -230,37 +235,50 @@ fn draw_latency(rng: &mut ChaCha8Rng, links: &LinkFaults) -> Duration {
     Duration::from_nanos(latency.min(max.max(min)))
 }
 
-/// Which directed paths are cut: one row of bits for each sender.
+/// How often each directed path is cut: one row of counts for each sender.
+///
+/// Faults of several classes cut the same path at the same time; it is whole again once all of them
+/// are over.
 #[derive(Clone, Debug, Default)]
 struct CutMatrix {
-    rows: BTreeMap<NodeIndex, Vec<u64>>,
+    rows: BTreeMap<NodeIndex, Vec<u16>>,
 }
 
 impl CutMatrix {
-    fn set(&mut self, from: &[NodeIndex], to: &[NodeIndex], cut: bool) {
-        let words = to
-            .iter()
-            .map(|node| node.0 as usize / 64 + 1)
-            .max()
-            .unwrap_or(0);
-        let mut mask = vec![0u64; words];
-        for node in to {
-            mask[node.0 as usize / 64] |= 1 << (node.0 % 64);
-        }
+    fn cut(&mut self, from: &[NodeIndex], to: &[NodeIndex]) {
+        let len = to.iter().map(|node| node.0 as usize + 1).max().unwrap_or(0);
         for sender in from {
-            if cut {
-                let row = self.rows.entry(*sender).or_default();
-                row.resize(row.len().max(words), 0);
-                row.iter_mut()
-                    .zip(&mask)
-                    .for_each(|(word, mask)| *word |= mask);
-            } else if let Some(row) = self.rows.get_mut(sender) {
-                row.iter_mut()
-                    .zip(&mask)
-                    .for_each(|(word, mask)| *word &= !mask);
-                if row.iter().all(|word| *word == 0) {
-                    self.rows.remove(sender);
+            let row = self.rows.entry(*sender).or_default();
+            row.resize(row.len().max(len), 0);
+            for node in to {
+                let count = &mut row[node.0 as usize];
+                *count = count.saturating_add(1);
+            }
+        }
+    }
+
+    /// Takes one cut of each path back.
+    fn end_cut(&mut self, from: &[NodeIndex], to: &[NodeIndex]) {
+        self.lower(from, to, |count| count.saturating_sub(1));
+    }
+
+    /// Takes all cuts of each path back.
+    fn mend(&mut self, from: &[NodeIndex], to: &[NodeIndex]) {
+        self.lower(from, to, |_| 0);
+    }
+
+    fn lower(&mut self, from: &[NodeIndex], to: &[NodeIndex], lowered: impl Fn(u16) -> u16) {
+        for sender in from {
+            let Some(row) = self.rows.get_mut(sender) else {
+                continue;
+            };
+            for node in to {
+                if let Some(count) = row.get_mut(node.0 as usize) {
+                    *count = lowered(*count);
                 }
+            }
+            if row.iter().all(|count| *count == 0) {
+                self.rows.remove(sender);
             }
         }
     }
@@ -273,11 +291,8 @@ impl CutMatrix {
         if self.rows.is_empty() || from == to {
             return false;
         }
-        let word = self
-            .rows
-            .get(&from)
-            .and_then(|row| row.get(to.0 as usize / 64));
-        word.is_some_and(|word| word >> (to.0 % 64) & 1 == 1)
+        let count = self.rows.get(&from).and_then(|row| row.get(to.0 as usize));
+        count.is_some_and(|count| *count > 0)
     }
 }
 
@@ -398,6 +413,37 @@ mod tests {
         assert!(layer.is_cut(B, A));
         layer.apply(&Fault::RepairAll);
         assert!(!layer.is_cut(A, B) && !layer.is_cut(B, A));
+    }
+
+    #[test]
+    fn a_fault_that_ends_leaves_the_cuts_of_others() {
+        let (left, right) = (vec![A, FAR], vec![B]);
+        let mut layer = layer(LinkFaults::default());
+        layer.apply(&Fault::Partition(left.clone(), right.clone()));
+        layer.apply(&Fault::Partition(vec![A], vec![B]));
+        layer.apply(&Fault::Cut(vec![B], vec![A]));
+        layer.apply(&Fault::EndPartition(vec![A], vec![B]));
+        assert!(layer.is_cut(A, B) && layer.is_cut(B, A) && layer.is_cut(FAR, B));
+        layer.apply(&Fault::EndPartition(left, right));
+        assert!(!layer.is_cut(A, B) && layer.is_cut(B, A) && !layer.is_cut(FAR, B));
+        layer.apply(&Fault::EndCut(vec![B], vec![A]));
+        assert!(!layer.is_cut(B, A));
+        // An end too many is none of a cut to come.
+        layer.apply(&Fault::EndCut(vec![B], vec![A]));
+        layer.apply(&Fault::Cut(vec![B], vec![A]));
+        assert!(layer.is_cut(B, A));
+    }
+
+    #[test]
+    fn a_repair_mends_what_was_cut_however_often() {
+        let mut layer = layer(LinkFaults::default());
+        for _ in 0..3 {
+            layer.apply(&Fault::Partition(vec![A], vec![B, FAR]));
+        }
+        layer.apply(&Fault::Mend(vec![A], vec![B]));
+        assert!(!layer.is_cut(A, B) && layer.is_cut(B, A));
+        layer.apply(&Fault::Repair(vec![A], vec![B]));
+        assert!(!layer.is_cut(B, A) && layer.is_cut(A, FAR));
     }
 
     #[test]

@@ -92,10 +92,16 @@ pub enum Fault {
     Cut(Vec<NodeIndex>, Vec<NodeIndex>),
     /// The first nodes and the second do not reach each other, until repaired.
     Partition(Vec<NodeIndex>, Vec<NodeIndex>),
-    /// Packets from the first nodes to the second arrive again.
+    /// Packets from the first nodes to the second arrive again, however often they were cut off.
     Mend(Vec<NodeIndex>, Vec<NodeIndex>),
-    /// The first nodes and the second reach each other again.
+    /// The first nodes and the second reach each other again, however often they were cut off.
     Repair(Vec<NodeIndex>, Vec<NodeIndex>),
+    /// One [`Cut`](Self::Cut) of the same nodes is over: packets arrive again where no other fault
+    /// has cut the path too.
+    EndCut(Vec<NodeIndex>, Vec<NodeIndex>),
+    /// One [`Partition`](Self::Partition) of the same nodes is over: they reach each other again
+    /// where no other fault has cut the path too.
+    EndPartition(Vec<NodeIndex>, Vec<NodeIndex>),
     /// Every node reaches every other again.
     RepairAll,
     /// The network treats all packets so from now on, those of paths set by `Path` excepted.
@@ -135,6 +141,8 @@ impl Fault {
             | Self::Partition(..)
             | Self::Mend(..)
             | Self::Repair(..)
+            | Self::EndCut(..)
+            | Self::EndPartition(..)
             | Self::RepairAll
             | Self::Links(_)
             | Self::Path(..) => None,
@@ -153,6 +161,10 @@ impl fmt::Display for Fault {
             Self::Partition(left, right) => write!(f, "partition {} | {}", list(left), list(right)),
             Self::Mend(from, to) => write!(f, "mend {} -> {}", list(from), list(to)),
             Self::Repair(left, right) => write!(f, "repair {} | {}", list(left), list(right)),
+            Self::EndCut(from, to) => write!(f, "end cut {} -> {}", list(from), list(to)),
+            Self::EndPartition(left, right) => {
+                write!(f, "end partition {} | {}", list(left), list(right))
+            }
             Self::RepairAll => f.write_str("repair all"),
             Self::Links(faults) => write!(f, "links {faults:?}"),
             Self::Path(from, to, faults) => write!(f, "path {from} -> {to} {faults:?}"),

@@ -138,14 +138,14 @@ impl FaultPlan {
                 let (left, right) = split(rng, nodes);
                 (
                     Fault::Partition(left.clone(), right.clone()),
-                    Some(Fault::Repair(left, right)),
+                    Some(Fault::EndPartition(left, right)),
                 )
             });
             class("fault/one way", &self.one_way, &mut |rng, _| {
                 let (from, to) = split(rng, nodes);
                 (
                     Fault::Cut(from.clone(), to.clone()),
-                    Some(Fault::Mend(from, to)),
+                    Some(Fault::EndCut(from, to)),
                 )
             });
             class("fault/flapping", &self.flapping, &mut |rng, _| {
@@ -154,7 +154,7 @@ impl FaultPlan {
                 let pair = || (vec![NodeIndex(first)], vec![NodeIndex(second)]);
                 (
                     Fault::Partition(pair().0, pair().1),
-                    Some(Fault::Repair(pair().0, pair().1)),
+                    Some(Fault::EndPartition(pair().0, pair().1)),
                 )
             });
         }
@@ -365,7 +365,8 @@ mod tests {
         };
         let streams = Streams::new(5);
         let mut events = both.schedule(&streams, 5, MINUTE).events;
-        events.retain(|event| !matches!(event.fault, Fault::Partition(..) | Fault::Repair(..)));
+        events
+            .retain(|event| !matches!(event.fault, Fault::Partition(..) | Fault::EndPartition(..)));
         assert!(!events.is_empty());
         assert_eq!(events, crashes.schedule(&streams, 5, MINUTE).events);
     }

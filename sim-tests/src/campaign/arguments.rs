@@ -32,8 +32,9 @@ pub(super) enum Command {
     Replay(ReplayArguments),
     /// Runs each seed twice and compares the traces.
     ///
-    /// The second runs are on other threads beside other seeds. Where two traces differ, the first
-    /// event that does is printed.
+    /// All seeds run once, and then again on other threads and in another order, beside other
+    /// seeds. Where two traces differ, the first event that does is printed. A seed that fails
+    /// counts as a failure too.
     CheckDeterminism(RunArguments),
 }
 

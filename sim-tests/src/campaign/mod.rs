@@ -2,6 +2,7 @@
 
 mod arguments;
 mod determinism;
+mod output;
 mod processor_time;
 mod replay;
 mod run;
@@ -16,6 +17,7 @@ use std::io::{self, Write};
 use clap::Parser;
 
 use self::arguments::{Arguments, Command};
+use self::output::WhileRead;
 use crate::Scenario;
 
 pub use seeds::{ParseSeedsError, Seeds};
@@ -31,8 +33,11 @@ const MISUSED: u8 = 2;
 /// to `out`, progress and mistakes in the arguments to standard error. Gives the exit code: 0 where
 /// no seed failed, 1 where one did, 2 where the arguments make no sense.
 ///
+/// Where whoever reads `out` has gone (a broken pipe), the seeds run on in silence, so that the exit
+/// code is the same as if all had been read.
+///
 /// # Errors
-/// Where `out` cannot be written.
+/// Where `out` cannot be written for any other reason.
 pub fn main(
     arguments: impl IntoIterator<Item = OsString>,
     scenarios: &[&dyn Scenario],
@@ -41,10 +46,14 @@ pub fn main(
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
-            error.print()?;
-            return Ok(if error.use_stderr() { MISUSED } else { PASSED });
+            let code = if error.use_stderr() { MISUSED } else { PASSED };
+            return match error.print() {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+                Ok(()) | Err(_) => Ok(code),
+            };
         }
     };
+    let out = &mut WhileRead::new(out);
     let result = match arguments.command {
         Command::List => return list(scenarios, out),
         Command::Run(arguments) => run::run(&arguments, scenarios, out)?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::arguments::RunArguments;
-use super::workers::{Finished, for_each_seed, run_seed};
+use super::workers::{Finished, Order, for_each_seed, run_seed};
 use super::{Misuse, replay_command, select};
 use crate::{Coverage, Options, Outcome, Scenario};
 
@@ -87,6 +87,7 @@ fn run_scenario(
     let mut tally = Tally::default();
     for_each_seed(
         &arguments.seeds,
+        Order::Ascending,
         arguments.jobs,
         |seed| run_seed(scenario, seed, &options),
         |finished| {
@@ -103,7 +104,8 @@ fn run_scenario(
     Ok(tally)
 }
 
-fn print_failure(
+/// Prints the line for a seed that has failed.
+pub(super) fn print_failure(
     scenario: &dyn Scenario,
     seed: u64,
     cause: &str,

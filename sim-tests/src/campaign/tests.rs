@@ -1,4 +1,5 @@
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -142,6 +143,41 @@ fn failures_and_panics_fail_their_own_seeds_with_cause_and_replay_command() {
     );
 }
 
+/// A pipe whose reader goes away after the first line.
+#[derive(Default)]
+struct OneLineRead(Vec<u8>);
+
+impl Write for OneLineRead {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.contains(&b'\n') {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_exit_code_is_the_same_where_nobody_reads_to_the_end() {
+    for (line, expected) in [
+        ("run brittle --seeds 5..=10", 1),
+        ("run brittle --seeds 0..6", 0),
+        ("replay brittle --seed 6 --dump", 1),
+        ("check-determinism fickle --seeds 0..2", 1),
+        ("list", 0),
+    ] {
+        let (mut out, fickle) = (OneLineRead::default(), Fickle(AtomicU64::new(0)));
+        let arguments = std::iter::once("campaign").chain(line.split_whitespace());
+        let arguments = arguments.map(OsString::from);
+        let code = main(arguments, &[&Brittle, &fickle], &mut out).unwrap();
+        assert_eq!(code, expected, "{line}");
+    }
+}
+
 #[test]
 fn a_replay_prints_hash_events_time_and_what_else_is_asked_for() {
     let (code, text) = campaign("replay brittle --seed 6");
@@ -200,6 +236,18 @@ fn a_scenario_that_is_not_determined_by_its_seed_is_found() {
     assert_eq!((code, text.as_str()), (0, "5 seeds, 0 failures\n"));
     let (code, text) = campaign("check-determinism fickle --seeds 0..2 --jobs 1");
     assert_eq!(code, 1);
-    assert!(text.starts_with("fickle seed 0 differs: '"), "{text}");
+    assert!(text.starts_with("fickle seed 1 differs: '"), "{text}");
     assert_eq!(text.lines().last(), Some("2 seeds, 2 failures"));
+}
+
+#[test]
+fn a_seed_that_fails_or_panics_the_same_way_twice_fails_the_check() {
+    let (code, text) = campaign("check-determinism brittle --seeds 5..=10 --jobs 2");
+    assert_eq!(code, 1, "{text}");
+    assert_eq!(text.lines().last(), Some("6 seeds, 2 failures"));
+    for seed in [6, 10] {
+        let failed = format!("brittle seed {seed} failed: ");
+        assert_eq!(text.matches(&failed).count(), 1, "{text}");
+    }
+    assert!(!text.contains("differs"), "{text}");
 }

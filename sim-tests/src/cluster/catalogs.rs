@@ -138,11 +138,15 @@ impl Catalogs {
             .collect()
     }
 
-    /// Why not all hosts are either down, or have left, or have a node; `Ok` where it is so.
-    fn all_started(&self, control: &Control) -> Result<(), String> {
+    /// Why not all hosts are either down, or have left, or have a node that stays; `Ok` where it is
+    /// so.
+    fn all_settled(&self, control: &Control) -> Result<(), String> {
         let state = self.0.borrow();
         for (number, host) in state.hosts.iter().enumerate() {
             let name = name(number);
+            if host.leaving && host.node.is_some() {
+                return Err(format!("{name} has been told to leave and has not left"));
+            }
             if control.is_up(&name) && !control.has_finished(&name) && host.node.is_none() {
                 return Err(format!("{name} has just started"));
             }
@@ -158,7 +162,7 @@ impl Catalogs {
     /// Why not every catalog names the hosts that take part and no others, each by its present run;
     /// `Ok` where it is so.
     pub(super) fn agreement(&self, control: &Control) -> Result<(), String> {
-        self.all_started(control)?;
+        self.all_settled(control)?;
         let live = self.live();
         let mut expected: Vec<(PeerId, Instance)> = live
             .iter()

@@ -4,6 +4,7 @@ mod catalogs;
 mod churn;
 mod converges;
 mod deliver;
+mod gaps;
 mod readings;
 
 pub use churn::Churn;

@@ -14,6 +14,7 @@ use smalti_sim::AppResult;
 use tokio::sync::watch;
 
 use super::Findings;
+use super::gaps::{Gaps, Shown};
 
 pub(super) const MISSED: &str = "a consumer missed datums and was told so";
 pub(super) const RESUBSCRIBED: &str = "a consumer subscribed to a producer again";
@@ -52,24 +53,49 @@ pub(super) struct Board {
 
 #[derive(Default)]
 struct State {
-    /// What each producer has sent, by the node that it is on: its life, the next number, and
-    /// whether it is done.
-    sent: BTreeMap<PeerId, (Instance, u64, bool)>,
+    /// What each producer has sent, by the node that it is on.
+    sent: BTreeMap<PeerId, Sent>,
     /// What each consumer has received, by the node that it is on.
     received: BTreeMap<PeerId, Received>,
     /// All readings received.
     readings: u64,
+    /// All readings that a consumer has missed within a life.
+    missing: u64,
+}
+
+/// What one producer has sent.
+#[derive(Default)]
+struct Sent {
+    /// Each of its lives with the next number, from the first life to the present.
+    lives: Vec<(Instance, u64)>,
+    /// The first of the last readings of its present life.
+    last_from: Option<u64>,
+    /// Whether the present life has sent all.
+    done: bool,
 }
 
 /// What one consumer has received.
 #[derive(Default)]
 struct Received {
     producers: Vec<PeerId>,
-    /// For each producer: the life, the next number that is due, and how many were missing in it.
-    next: BTreeMap<PeerId, (Instance, u64)>,
-    missing: BTreeMap<PeerId, u64>,
-    /// How many it was told that are missing.
-    told: BTreeMap<PeerId, u64>,
+    /// What it has received of each producer, and what it was told.
+    gaps: BTreeMap<PeerId, Gaps<Instance>>,
+}
+
+impl Sent {
+    /// How many readings have been sent in lives before `life` that are not received where all has
+    /// been up to `next`, a life and the number due in it.
+    fn unreceived(&self, next: Option<(Instance, u64)>, life: Instance) -> u64 {
+        let place = |life| self.lives.iter().position(|(known, _)| *known == life);
+        let end = place(life).unwrap_or(self.lives.len());
+        let (start, received) = match next.and_then(|(life, next)| Some((place(life)?, next))) {
+            Some((start, next)) => (start, next),
+            None => (0, 0),
+        };
+        let lives = self.lives.get(start..end).unwrap_or_default();
+        let sent: u64 = lives.iter().map(|(_, next)| next).sum();
+        sent.saturating_sub(received)
+    }
 }
 
 impl Board {
@@ -93,31 +119,36 @@ impl Board {
         let mut producer: Producer<Reading> = network.streams().produce();
         let mut phase = self.phase.subscribe();
         let mut last = None;
-        self.sent(producer_id, life, 0, false);
+        self.change_sent(producer_id, |sent| {
+            sent.lives.push((life, 0));
+            (sent.last_from, sent.done) = (None, false);
+        });
         for number in 0.. {
             if let (None, Phase::Last(more)) = (last, *phase.borrow_and_update()) {
                 last = Some(number + more);
+                self.change_sent(producer_id, |sent| sent.last_from = Some(number));
             }
             if last == Some(number) {
                 break;
             }
+            // Noted before, as it may arrive even where this life ends within `send`.
+            self.change_sent(producer_id, |sent| {
+                if let Some((_, next)) = sent.lives.last_mut() {
+                    *next = number + 1;
+                }
+            });
             producer.send(Reading { life, number }).await?;
-            self.sent(producer_id, life, number + 1, false);
             if number % 8 == 7 {
                 tokio::time::sleep(self.pace * 8).await;
             }
         }
-        let next = last.unwrap_or_default();
-        self.sent(producer_id, life, next, true);
+        self.change_sent(producer_id, |sent| sent.done = true);
         // What has been sent may still be on its way: the producer stays.
         std::future::pending().await
     }
 
-    fn sent(&self, producer: PeerId, life: Instance, next: u64, done: bool) {
-        self.state
-            .borrow_mut()
-            .sent
-            .insert(producer, (life, next, done));
+    fn change_sent(&self, producer: PeerId, change: impl FnOnce(&mut Sent)) {
+        change(self.state.borrow_mut().sent.entry(producer).or_default());
     }
 
     /// The application of a consumer: checks all that it receives.
@@ -145,9 +176,11 @@ impl Board {
                     }
                     self.take(local, meta.producer, reading, &findings)?;
                 }
+                // Neither an event nor a reading is there.
                 _ = show.tick() => {
                     if let Some(received) = self.state.borrow_mut().received.get_mut(&local) {
                         received.producers = consumer.producers();
+                        received.gaps.values_mut().for_each(Gaps::all_taken);
                     }
                 }
             }
@@ -160,16 +193,20 @@ impl Board {
         let received = state.received.entry(consumer).or_default();
         match event {
             ConsumerEvent::Lagged { peer, datums } => {
-                *received.told.entry(*peer).or_default() += datums;
+                received.gaps.entry(*peer).or_default().told(*datums);
             }
-            ConsumerEvent::Subscribed { peer } if received.next.contains_key(peer) => {
-                findings.reach(RESUBSCRIBED);
+            ConsumerEvent::Subscribed { peer } => {
+                let gaps = received.gaps.get(peer);
+                if gaps.is_some_and(|gaps| gaps.next().is_some()) {
+                    findings.reach(RESUBSCRIBED);
+                }
             }
             _ => {}
         }
     }
 
-    /// Takes note of a reading: it is none that was due before, and what is missing has been told.
+    /// Takes note of a reading: it is none that was due before, and just what is missing has been
+    /// told.
     fn take(
         &self,
         consumer: PeerId,
@@ -178,34 +215,28 @@ impl Board {
         findings: &Findings,
     ) -> Result<(), String> {
         let mut state = self.state.borrow_mut();
-        state.readings += 1;
-        let received = state.received.entry(consumer).or_default();
-        let due = (reading.life, reading.number + 1);
-        let next = match received.next.insert(producer, due) {
-            Some((life, next)) if life == reading.life => next,
-            Some(_) => {
-                findings.reach(NEXT_LIFE);
-                return Ok(());
+        let State {
+            sent,
+            received,
+            readings,
+            missing,
+        } = &mut *state;
+        *readings += 1;
+        let received = received.entry(consumer).or_default();
+        let gaps = received.gaps.entry(producer).or_default();
+        let unreceived = sent
+            .get(&producer)
+            .map_or(0, |sent| sent.unreceived(gaps.next(), reading.life));
+        match gaps.take(reading.life, reading.number, unreceived) {
+            Ok(Shown::Next | Shown::First) => {}
+            Ok(Shown::NextLife) => findings.reach(NEXT_LIFE),
+            Ok(Shown::Missing(datums)) => {
+                findings.reach(MISSED);
+                *missing += datums;
             }
-            None => return Ok(()),
-        };
-        if reading.number < next {
-            return Err(format!(
-                "{consumer} got {reading:?} of {producer} when number {next} was due"
-            ));
-        }
-        if reading.number == next {
-            return Ok(());
-        }
-        findings.reach(MISSED);
-        let missing = received.missing.entry(producer).or_default();
-        *missing += reading.number - next;
-        let told = received.told.get(&producer).copied().unwrap_or_default();
-        if *missing > told {
-            return Err(format!(
-                "{consumer} misses {missing} readings of {producer}, the last before {reading:?}, \
-                 and was told of {told}"
-            ));
+            Err(cause) => {
+                return Err(format!("{consumer} got {reading:?} of {producer}: {cause}"));
+            }
         }
         Ok(())
     }
@@ -229,21 +260,34 @@ impl Board {
         Ok(())
     }
 
-    /// Why not every consumer has received the last reading of every producer's present life; `Ok`
-    /// where it has.
+    /// Why not every consumer has received all the last readings of every producer's present life,
+    /// and been told of nothing else that is missing; `Ok` where it has.
     pub(super) fn all_received(&self) -> Result<(), String> {
         let state = self.state.borrow();
-        for (producer, (life, next, done)) in &state.sent {
-            if !done {
-                return Err(format!(
-                    "{producer} has sent {next} readings and is not done"
-                ));
-            }
+        for (producer, sent) in &state.sent {
+            let (Some((life, next)), true) = (sent.lives.last(), sent.done) else {
+                return Err(format!("{producer} is not done"));
+            };
             for (consumer, received) in &state.received {
-                if received.next.get(producer) != Some(&(*life, *next)) {
-                    let due = received.next.get(producer).map(|(_, next)| next);
+                let gaps = received.gaps.get(producer).copied().unwrap_or_default();
+                if gaps.next() != Some((*life, *next)) {
+                    let due = gaps.next().map(|(_, next)| next);
                     return Err(format!(
                         "{consumer} waits for number {due:?} of {producer}, which has sent {next}"
+                    ));
+                }
+                if gaps.unbroken_from(*life) > sent.last_from {
+                    return Err(format!(
+                        "{consumer} misses one of the last readings of {producer}, which begin with \
+                         {:?}: all from {:?} on have arrived",
+                        sent.last_from,
+                        gaps.unbroken_from(*life)
+                    ));
+                }
+                let unaccounted = gaps.unaccounted();
+                if unaccounted > 0 {
+                    return Err(format!(
+                        "{consumer} was told of {unaccounted} readings of {producer} too many"
                     ));
                 }
             }
@@ -251,10 +295,9 @@ impl Board {
         Ok(())
     }
 
-    /// How many readings were received and how many are known to be missing, in present lives.
+    /// How many readings were received and how many are known to be missing.
     pub(super) fn totals(&self) -> (u64, u64) {
         let state = self.state.borrow();
-        let missing = state.received.values().flat_map(|r| r.missing.values());
-        (state.readings, missing.sum())
+        (state.readings, state.missing)
     }
 }

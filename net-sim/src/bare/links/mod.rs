@@ -251,6 +251,8 @@ impl<P> Links<P> {
             | Fault::Partition(..)
             | Fault::Mend(..)
             | Fault::Repair(..)
+            | Fault::EndCut(..)
+            | Fault::EndPartition(..)
             | Fault::RepairAll => {
                 self.look_at_all(context);
                 for (id, end) in self.all_ends() {
