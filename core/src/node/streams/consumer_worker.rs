@@ -206,7 +206,7 @@ impl Host for Worker {
                 self.attempts.remove(&attempt)?;
                 Some(Input::Lost {
                     attempt,
-                    next: self.inbox.end(attempt),
+                    span: self.inbox.end(attempt),
                     code,
                 })
             }
@@ -229,10 +229,10 @@ impl Host for Worker {
                 if let Some(subscription) = self.attempts.remove(&attempt) {
                     subscription.cancelled.cancel();
                 }
-                let next = self.inbox.end(attempt);
+                let span = self.inbox.end(attempt);
                 self.follow_ups.push_back(Input::Lost {
                     attempt,
-                    next,
+                    span,
                     code: None,
                 });
             }
@@ -431,7 +431,7 @@ impl Reader {
             return Err(StreamError::Reset(CloseCode::TIMED_OUT).into());
         };
         let (mut frames, accepted) = asked?;
-        self.inbox.begin(self.subscription.attempt, accepted.first);
+        self.inbox.begin(self.subscription.attempt, accepted);
         if self.subscription.cancelled.is_cancelled() {
             // Whoever has cancelled it may have looked before there was anything to end.
             self.inbox.end(self.subscription.attempt);

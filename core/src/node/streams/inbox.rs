@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use super::consumer_worker::Subscription;
-use crate::protocol::streams::consumer::AttemptId;
+use crate::protocol::streams::Accepted;
+use crate::protocol::streams::consumer::{AttemptId, Span};
 use crate::protocol::streams::segment::Segment;
 
 /// The most bytes in the queue, however few datums they are. One segment is always taken.
@@ -32,8 +33,8 @@ struct State {
     datums: u64,
     bytes: usize,
     application: Option<Waker>,
-    /// Subscriptions that put in datums, with the sequence number that is due.
-    positions: BTreeMap<AttemptId, u64>,
+    /// Subscriptions that put in datums, and what of each producer's sequence they have put in.
+    spans: BTreeMap<AttemptId, Span>,
     /// Those of them that have sent what cannot be decoded, and are about to end for it.
     rejected: BTreeSet<AttemptId>,
     /// Who waits for room.
@@ -54,24 +55,25 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a subscription put in datums, of which the one with the sequence number `first` is due.
-    pub(super) fn begin(&self, attempt: AttemptId, first: u64) {
-        self.lock().positions.insert(attempt, first);
+    /// Lets a subscription put in datums.
+    pub(super) fn begin(&self, attempt: AttemptId, accepted: Accepted) {
+        let next = accepted.first;
+        self.lock().spans.insert(attempt, Span { accepted, next });
     }
 
-    /// Takes in nothing more of a subscription; gives the sequence number that was due, where it had begun.
-    pub(super) fn end(&self, attempt: AttemptId) -> Option<u64> {
+    /// Takes in nothing more of a subscription; gives what it has put in, where it had begun.
+    pub(super) fn end(&self, attempt: AttemptId) -> Option<Span> {
         let mut state = self.lock();
         state.readers.remove(&attempt);
         state.rejected.remove(&attempt);
-        state.positions.remove(&attempt)
+        state.spans.remove(&attempt)
     }
 
     /// Drops what is there of a subscription, and takes in nothing more of it; gives the number of datums dropped. Its
     /// place in the sequence stays behind them.
     pub(super) fn reject(&self, attempt: AttemptId) -> u64 {
         let mut state = self.lock();
-        if state.positions.contains_key(&attempt) {
+        if state.spans.contains_key(&attempt) {
             state.rejected.insert(attempt);
         }
         let (mut datums, mut bytes) = (0, 0);
@@ -101,7 +103,7 @@ impl Inbox {
         delivery: &mut Option<Delivery>,
     ) -> Poll<()> {
         let mut state = self.lock();
-        let wanted = state.positions.contains_key(&attempt) && !state.rejected.contains(&attempt);
+        let wanted = state.spans.contains_key(&attempt) && !state.rejected.contains(&attempt);
         if state.closed || !wanted {
             *delivery = None;
             return Poll::Ready(());
@@ -114,9 +116,9 @@ impl Inbox {
             return Poll::Ready(());
         };
         let datums = u64::from(delivery.segment.left());
-        state
-            .positions
-            .insert(attempt, delivery.segment.next_sequence() + datums);
+        if let Some(span) = state.spans.get_mut(&attempt) {
+            span.next = delivery.segment.next_sequence() + datums;
+        }
         state.datums += datums;
         state.bytes += delivery.segment.len();
         state.deliveries.push_back(delivery);
@@ -170,11 +172,17 @@ mod tests {
 
     use super::*;
     use crate::id::PeerId;
+    use crate::protocol::streams::ProducerInstance;
     use crate::protocol::streams::segment::{DatumTooLarge, SegmentWriter};
     use crate::time::WallTime;
     use crate::wire::FRAME_HEADER_LEN;
 
     const ATTEMPT: AttemptId = AttemptId(0);
+
+    fn accepted(first: u64) -> Accepted {
+        let instance = ProducerInstance::from_bytes([0; 32]);
+        Accepted { instance, first }
+    }
 
     fn delivery(first: u64, datums: usize) -> Option<Delivery> {
         let mut out = BytesMut::new();
@@ -207,7 +215,7 @@ mod tests {
     #[test]
     fn readers_wait_while_the_application_does_not_take() {
         let inbox = Inbox::new(10);
-        inbox.begin(ATTEMPT, 0);
+        inbox.begin(ATTEMPT, accepted(0));
         assert!(push(&inbox, delivery(0, 6)));
         assert!(push(&inbox, delivery(6, 6)));
         assert!(!push(&inbox, delivery(12, 6)));
@@ -217,16 +225,16 @@ mod tests {
             (take(&inbox), take(&inbox), take(&inbox)),
             (Some(6), Some(12), None)
         );
-        assert_eq!(inbox.end(ATTEMPT), Some(18));
+        assert_eq!(inbox.end(ATTEMPT).map(|span| span.next), Some(18));
     }
 
     #[test]
     fn nothing_comes_of_a_subscription_that_has_ended() {
         let inbox = Inbox::new(10);
         assert_eq!(inbox.end(ATTEMPT), None);
-        inbox.begin(ATTEMPT, 3);
+        inbox.begin(ATTEMPT, accepted(3));
         assert!(push(&inbox, delivery(3, 1)));
-        assert_eq!(inbox.end(ATTEMPT), Some(4));
+        assert_eq!(inbox.end(ATTEMPT).map(|span| span.next), Some(4));
         assert!(push(&inbox, delivery(4, 1)));
         assert_eq!((take(&inbox), take(&inbox)), (Some(3), None));
     }
@@ -234,7 +242,7 @@ mod tests {
     #[test]
     fn of_a_rejected_subscription_everything_is_dropped_and_counted_or_left_to_be_missed() {
         let inbox = Inbox::new(10);
-        inbox.begin(ATTEMPT, 0);
+        inbox.begin(ATTEMPT, accepted(0));
         for first in [0, 6] {
             assert!(push(&inbox, delivery(first, 6)));
         }
@@ -244,10 +252,10 @@ mod tests {
         // What still comes is not taken in, and is due when the next subscription begins.
         assert!(push(&inbox, delivery(12, 6)));
         assert_eq!(take(&inbox), None);
-        assert_eq!(inbox.end(ATTEMPT), Some(12));
+        assert_eq!(inbox.end(ATTEMPT).map(|span| span.next), Some(12));
         // Nothing is left of it.
         assert_eq!(inbox.reject(ATTEMPT), 0);
-        inbox.begin(ATTEMPT, 12);
+        inbox.begin(ATTEMPT, accepted(12));
         assert!(push(&inbox, delivery(12, 10)));
         assert_eq!(take(&inbox), Some(12));
     }
@@ -255,7 +263,7 @@ mod tests {
     #[test]
     fn what_is_there_can_be_taken_after_the_end() {
         let inbox = Inbox::new(10);
-        inbox.begin(ATTEMPT, 0);
+        inbox.begin(ATTEMPT, accepted(0));
         assert!(push(&inbox, delivery(0, 1)));
         inbox.close();
         assert!(push(&inbox, delivery(1, 1)));

@@ -50,6 +50,15 @@ pub struct Candidate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AttemptId(pub u64);
 
+/// The part of a producer's sequence that a subscription has received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Where it began.
+    pub accepted: Accepted,
+    /// The datum that was due when it ended.
+    pub next: u64,
+}
+
 /// What can happen to a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
@@ -76,8 +85,9 @@ pub enum Input {
     Lost {
         /// The attempt.
         attempt: AttemptId,
-        /// The datum that was due; `None` where the subscription had not begun.
-        next: Option<u64>,
+        /// Where the subscription began and ended, whether or not it was told that it has begun;
+        /// `None` where it had not.
+        span: Option<Span>,
         /// The producer's code, where it has ended the subscription.
         code: Option<CloseCode>,
     },
@@ -330,6 +340,8 @@ impl Machine {
     fn leave(&mut self, peer: PeerId) {
         match self.set_link(peer, None) {
             Some(Link::Connecting(attempt)) => {
+                // It may have begun, and the news of it be on the way.
+                self.leaving.insert(attempt, peer);
                 self.outputs.push_back(Output::Unsubscribe(attempt));
             }
             Some(Link::Subscribed { attempt, .. }) => {
@@ -385,6 +397,21 @@ impl Machine {
         let Some(&peer) = self.attempts.get(&attempt) else {
             return;
         };
+        let missing = self.began_at(peer, accepted);
+        self.set_link(
+            peer,
+            Some(Link::Subscribed {
+                attempt,
+                since: now,
+            }),
+        );
+        self.outputs
+            .push_back(Output::Event(Event::Subscribed { peer }));
+        self.missing(peer, missing);
+    }
+
+    /// Notes where a subscription to `peer` has begun; gives how many datums are missing before it.
+    fn began_at(&mut self, peer: PeerId, accepted: Accepted) -> u64 {
         let Accepted { instance, first } = accepted;
         let former = self.seen.insert(
             peer,
@@ -409,21 +436,18 @@ impl Machine {
                 self.seen.remove(&forgotten);
             }
         }
-        self.set_link(
-            peer,
-            Some(Link::Subscribed {
-                attempt,
-                since: now,
-            }),
-        );
-        self.outputs
-            .push_back(Output::Event(Event::Subscribed { peer }));
-        self.missing(peer, missing);
+        missing
     }
 
-    /// Notes where a subscription to `peer` has ended.
-    fn ended_at(&mut self, peer: PeerId, next: Option<u64>) {
-        if let (Some(seen), Some(next)) = (self.seen.get_mut(&peer), next) {
+    /// Notes what a subscription to `peer` has received.
+    fn ended_at(&mut self, peer: PeerId, span: Option<Span>) {
+        let Some(Span { accepted, next }) = span else {
+            return;
+        };
+        // Nothing is missing where its beginning was told before.
+        let missing = self.began_at(peer, accepted);
+        self.missing(peer, missing);
+        if let Some(seen) = self.seen.get_mut(&peer) {
             seen.next = next;
         }
     }
@@ -439,17 +463,17 @@ impl Machine {
         &mut self,
         now: Instant,
         attempt: AttemptId,
-        next: Option<u64>,
+        span: Option<Span>,
         code: Option<CloseCode>,
     ) {
         if let Some(peer) = self.leaving.remove(&attempt) {
-            self.ended_at(peer, next);
+            self.ended_at(peer, span);
             return;
         }
         let Some(&peer) = self.attempts.get(&attempt) else {
             return;
         };
-        self.ended_at(peer, next);
+        self.ended_at(peer, span);
         let Some(producer) = self.producers.get_mut(&peer) else {
             return;
         };
@@ -528,9 +552,9 @@ impl protocol::Machine for Machine {
             }
             Input::Lost {
                 attempt,
-                next,
+                span,
                 code,
-            } => self.lost(now, attempt, next, code),
+            } => self.lost(now, attempt, span, code),
             Input::Missing { attempt, datums } => {
                 if let Some(&peer) = self.attempts.get(&attempt) {
                     self.missing(peer, datums);
@@ -662,10 +686,15 @@ mod tests {
         }
     }
 
-    fn lost(attempt: u64, next: Option<u64>) -> Input {
+    fn span(instance: ProducerInstance, first: u64, next: u64) -> Option<Span> {
+        let accepted = Accepted { instance, first };
+        Some(Span { accepted, next })
+    }
+
+    fn lost(attempt: u64, span: Option<Span>) -> Input {
         Input::Lost {
             attempt: AttemptId(attempt),
-            next,
+            span,
             code: None,
         }
     }
@@ -708,7 +737,7 @@ mod tests {
         // Who is subscribed to is given the time to send what it has, and then forgotten.
         assert_eq!(machine.producers().count(), 1);
         assert_eq!(
-            handle(&mut machine, now, lost(0, Some(9))),
+            handle(&mut machine, now, lost(0, span(LIFE, 5, 9))),
             [unsubscribed(1)]
         );
         assert_eq!(
@@ -726,7 +755,7 @@ mod tests {
         assert_eq!(named(&mut machine, now, &[]), []);
         assert_eq!(named(&mut machine, now, &[candidate(1)]), []);
         assert_eq!(
-            handle(&mut machine, now, lost(0, Some(0))),
+            handle(&mut machine, now, lost(0, span(LIFE, 0, 0))),
             [unsubscribed(1)]
         );
         assert!(machine.poll_timeout().is_some());
@@ -760,7 +789,7 @@ mod tests {
         named(&mut machine, now, &[candidate(1)]);
         handle(&mut machine, now, subscribed(0, LIFE, 5));
         assert_eq!(
-            handle(&mut machine, now, lost(0, Some(10))),
+            handle(&mut machine, now, lost(0, span(LIFE, 5, 10))),
             [unsubscribed(1)]
         );
         assert_eq!(wait(&mut machine, &mut now), [subscribe(1, 1)]);
@@ -791,7 +820,7 @@ mod tests {
             ..candidate(1)
         };
         named(&mut machine, now, &[rejected]);
-        handle(&mut machine, now, lost(1, Some(20)));
+        handle(&mut machine, now, lost(1, span(LIFE, 17, 20)));
         named(&mut machine, now, &[candidate(1)]);
         assert_eq!(
             handle(&mut machine, now, subscribed(2, LIFE, 21)),
@@ -815,20 +844,64 @@ mod tests {
             handle(&mut machine, now, subscribed(0, LIFE, 5)),
             [Output::Event(Event::Subscribed { peer: peer(1) })]
         );
+        let mut former = span(LIFE, 5, 30);
         for (attempt, life, first, missing) in [(1, 3, 0, 0), (2, 4, 100, 100), (3, 4, 101, 71)] {
-            handle(&mut machine, now, lost(attempt - 1, Some(30)));
+            handle(&mut machine, now, lost(attempt - 1, former));
             wait(&mut machine, &mut now);
             let life = ProducerInstance::from_bytes([life; 32]);
-            let lagged = Output::Event(Event::Lagged {
-                peer: peer(1),
-                datums: missing,
-            });
-            let mut expected = vec![Output::Event(Event::Subscribed { peer: peer(1) })];
-            expected.extend((missing > 0).then_some(lagged));
+            former = span(life, first, 30);
             assert_eq!(
                 handle(&mut machine, now, subscribed(attempt, life, first)),
-                expected
+                subscribed_and_lagged(missing)
             );
+        }
+    }
+
+    /// What is told of a new subscription to the first peer, before which datums are missing.
+    fn subscribed_and_lagged(missing: u64) -> Vec<Output> {
+        let peer = peer(1);
+        let datums = missing;
+        let mut told = vec![Output::Event(Event::Subscribed { peer })];
+        told.extend((missing > 0).then_some(Output::Event(Event::Lagged { peer, datums })));
+        told
+    }
+
+    #[test]
+    fn a_subscription_given_up_before_it_was_told_to_have_begun_keeps_its_place() {
+        let mut machine = machine();
+        let now = Instant::ZERO;
+        let rejected = Candidate {
+            accepted: false,
+            ..candidate(1)
+        };
+        // Given up with nothing received so far, after a former subscription, without having begun.
+        for (attempt, ended, told, next, missing) in [
+            (0, span(LIFE, 5, 10), 0, 12, 2),
+            (2, span(LIFE, 15, 17), 3, 17, 0),
+            (4, None, 0, 20, 3),
+        ] {
+            named(&mut machine, now, &[candidate(1)]);
+            assert_eq!(
+                named(&mut machine, now, std::slice::from_ref(&rejected)),
+                [Output::Unsubscribe(AttemptId(attempt))]
+            );
+            let lagged = Output::Event(Event::Lagged {
+                peer: peer(1),
+                datums: told,
+            });
+            assert_eq!(
+                handle(&mut machine, now, lost(attempt, ended)),
+                Vec::from_iter((told > 0).then_some(lagged))
+            );
+            // The news of it comes too late.
+            assert_eq!(handle(&mut machine, now, subscribed(attempt, LIFE, 0)), []);
+            named(&mut machine, now, &[candidate(1)]);
+            assert_eq!(
+                handle(&mut machine, now, subscribed(attempt + 1, LIFE, next)),
+                subscribed_and_lagged(missing)
+            );
+            named(&mut machine, now, std::slice::from_ref(&rejected));
+            handle(&mut machine, now, lost(attempt + 1, span(LIFE, next, next)));
         }
     }
 
@@ -848,7 +921,7 @@ mod tests {
         assert!(delays[9] >= Duration::from_millis(2_500) && delays[9] <= Duration::from_secs(5));
         handle(&mut machine, now, subscribed(10, LIFE, 0));
         now += Duration::from_secs(60);
-        handle(&mut machine, now, lost(10, Some(0)));
+        handle(&mut machine, now, lost(10, span(LIFE, 0, 0)));
         let before = now;
         wait(&mut machine, &mut now);
         assert!(now.since(before) <= Duration::from_millis(100));
@@ -1033,7 +1106,7 @@ mod tests {
                     Step::Lose(n) => {
                         if let Some(attempt) = pick(n) {
                             ended = Some(attempt);
-                            machine.handle(now, Input::Lost { attempt, next: None, code: None });
+                            machine.handle(now, Input::Lost { attempt, span: None, code: None });
                         }
                     }
                     Step::Wait(millis) => {
