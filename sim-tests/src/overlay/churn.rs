@@ -26,6 +26,8 @@ const TROUBLE: Duration = Duration::from_secs(90);
 const STAYS: Duration = Duration::from_secs(10);
 /// How long what went wrong before may still show.
 const CALMS_DOWN: Duration = Duration::from_secs(20);
+/// How long the overlay may be parted once it has been connected and nothing goes wrong any more.
+const MENDS_WITHIN: Duration = Duration::from_secs(5);
 /// How often the network is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How long a node that has left goes on until its process ends.
@@ -92,26 +94,44 @@ fn settled(world: &mut Overlay, config: &Config, measured: &mut Vec<String>) -> 
     let limit = config.purge_after + config.purge_after / 10 + config.announce_interval * 4;
     let limit = limit + Duration::from_secs(30);
     let calm = world.now();
-    // Since when all is well: who was cut off may still be given up before it is heard of again.
-    let mut well = None;
+    // Since when all catalogs agree, and since when the overlay is connected or not.
+    let (mut agreed, mut connected, mut parted) = (None, None, None);
     loop {
         let now = world.now();
-        let check = agreement(world).and_then(|()| connectedness(world));
-        match (check, well) {
-            (Ok(()), Some(since)) if now >= since + STAYS => break,
-            (Ok(()), since) => well = since.or(Some(now)),
-            (Err(cause), _) if now > calm + limit => {
+        let is_late = now > calm + limit;
+        match (agreement(world), agreed) {
+            (Ok(()), since) => agreed = since.or(Some(now)),
+            (Err(cause), _) if is_late => {
                 return Err(format!("{limit:?} after the last fault: {cause}"));
             }
+            // Before that, who was cut off may still be given up before it is heard of again.
             (Err(cause), Some(since)) if since > calm + CALMS_DOWN => {
-                return Err(format!("all was well, but not for long: {cause}"));
+                return Err(format!("all agreed, but not for long: {cause}"));
             }
-            (Err(_), _) => well = None,
+            (Err(_), _) => agreed = None,
+        }
+        match connectedness(world) {
+            Ok(()) => (connected, parted) = (connected.or(Some(now)), None),
+            Err(cause) => {
+                let since = *parted.get_or_insert(now);
+                // A node may lose its only neighbour to another at any time; it finds one at once.
+                let is_calm = since > calm + CALMS_DOWN;
+                if is_late || is_calm && now > since + MENDS_WITHIN {
+                    let lasted = now.since(since);
+                    return Err(format!(
+                        "the overlay has been parted for {lasted:?}: {cause}"
+                    ));
+                }
+            }
+        }
+        let stays = |since: SimTime| since + STAYS <= now;
+        if agreed.is_some_and(stays) && connected.is_some_and(stays) && parted.is_none() {
+            break;
         }
         world.run_until(now + LOOK_EVERY);
     }
     let live = world.environment().members.live().count();
-    let taken = well.unwrap_or(calm).since(calm);
+    let taken = agreed.unwrap_or(calm).since(calm);
     measured.push(format!(
         "{live} live nodes agreed {taken:?} after the last fault"
     ));
