@@ -548,7 +548,7 @@ fn whatever_the_faults_a_link_opens_once_and_its_messages_have_no_gap() {
 
 #[test]
 fn the_trace_is_the_same_in_every_build_and_process() {
-    assert_eq!(crowd(3, None).trace().hash(), 5_470_401_636_994_953_725);
+    assert_eq!(crowd(3, None).trace().hash(), 13_683_885_266_813_134_120);
 }
 
 #[test]

@@ -291,8 +291,8 @@ impl Discovery {
     }
 
     fn receive_own(&mut self, now: Instant, heard: &VerifiedEntry, via: Via<'_>) {
-        // An entry that everyone refuses is not one to move above: this node's would be refused too.
-        if self.records.is_from_the_future(now, heard) {
+        // A run that began in the future is not one to move above: everyone would refuse the result.
+        if heard.started_at() > self.records.horizon(now) {
             return;
         }
         match (self.own.hear(now, heard), via) {

@@ -93,9 +93,14 @@ impl Records {
         self.wall + now.since(self.wall_read_at)
     }
 
+    /// The latest date that is taken for a difference of clocks.
+    pub(super) fn horizon(&self, now: Instant) -> WallTime {
+        self.wall(now) + self.max_time_drift
+    }
+
     /// True of an entry that is dated further in the future than clocks may differ.
     pub(super) fn is_from_the_future(&self, now: Instant, entry: &VerifiedEntry) -> bool {
-        let horizon = self.wall(now) + self.max_time_drift;
+        let horizon = self.horizon(now);
         entry.updated_at > horizon || entry.version.started_at > horizon
     }
 
