@@ -34,6 +34,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const LINGERS: Duration = Duration::from_secs(1);
 /// The furthest that a clock is off from the start, so that nobody is taken to be from the future.
 const OFFSET_MAX: Duration = Duration::from_secs(2);
+/// Longer than a link may hold up a message: what is held up for longer than `purge_after` may be
+/// forgotten twice on its way, and then come back for as long as it had left when it was sent.
+const PURGE_AFTER_MIN: Duration = Duration::from_secs(15);
 /// Nodes through which others join.
 const BOOTSTRAP: u32 = 3;
 
@@ -200,7 +203,7 @@ fn draw_config(rng: &mut ChaCha8Rng) -> Config {
     if !chance(rng, 250_000) {
         config.announce_interval = between(rng, Duration::from_secs(1), Duration::from_secs(5));
         // Twice the longest time between two announcements is the least that is valid.
-        let least = config.announce_interval * 4;
+        let least = (config.announce_interval * 4).max(PURGE_AFTER_MIN);
         config.purge_after = least + between(rng, Duration::ZERO, Duration::from_secs(40));
     }
     config
