@@ -1,0 +1,33 @@
+//! Consensus: a group of members that agree on one log of commands.
+//!
+//! Raft (Ongaro and Ousterhout 2014; Ongaro 2014), with founding, membership, catch-up and sessions of our
+//! own. The book's page on consensus says which rule guards against what, and which tests hold it.
+
+mod config;
+mod configuration;
+mod entry;
+mod io;
+mod messages;
+mod state;
+mod store;
+mod types;
+
+#[cfg(smalti_mutants)]
+pub use config::Mutant;
+pub use config::{
+    Config, ConfigError, FoundingRule, LeadershipPreference, StorageClass, VOTERS_MAX,
+};
+pub use configuration::Configuration;
+pub use entry::{Batch, COMMAND_LEN_MAX, Commands, CommandsBuilder, Entry, Payload, SessionId};
+pub use io::{
+    CallId, CallOutcome, Event, Input, Output, ReadError, ReadId, Rejection, StopReason,
+    Surroundings, WriteId,
+};
+pub use messages::{
+    Append, AppendOutcome, AppendReply, Candidacy, Envelope, Hello, Message, Verdict,
+};
+pub use state::{ApplyContext, FrozenState, RestoreError, StateMachine};
+pub use store::{
+    HardState, Manifest, Recovered, Snapshot, StagedChunk, Storage, StorageError, Write,
+};
+pub use types::{Charter, Incarnation, Index, Member, Position, Sequence, Term, Version};
