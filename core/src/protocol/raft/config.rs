@@ -84,6 +84,10 @@ pub struct Config {
     pub sessions_max: u32,
     /// Bytes of outputs kept for one session; above, the oldest go. Default: 1 MiB.
     pub session_bytes_max: u32,
+    /// The rule that this member breaks.
+    #[cfg(smalti_mutants)]
+    #[serde(skip)]
+    pub mutant: Option<Mutant>,
 }
 
 impl Default for Config {
@@ -103,6 +107,8 @@ impl Default for Config {
             log_window: 16_384,
             sessions_max: 4_096,
             session_bytes_max: 1 << 20,
+            #[cfg(smalti_mutants)]
+            mutant: None,
         }
     }
 }
@@ -187,6 +193,23 @@ pub enum ConfigError {
         max_voters: u32,
     },
 }
+
+/// Whether the member breaks the rule of this [`Mutant`]. Never, and at no cost, in a normal build.
+#[allow(unused_macros)]
+macro_rules! mutant {
+    ($config:expr, $rule:ident) => {{
+        #[cfg(smalti_mutants)]
+        let breaks = $config.mutant == Some($crate::protocol::raft::Mutant::$rule);
+        #[cfg(not(smalti_mutants))]
+        let breaks = {
+            let _ = &$config;
+            false
+        };
+        breaks
+    }};
+}
+#[allow(unused_imports)]
+pub(super) use mutant;
 
 /// A deliberate bug, for the campaign to find: it shows that the simulator would notice the loss of the
 /// rule that the bug breaks. Compiled under `--cfg smalti_mutants` alone.

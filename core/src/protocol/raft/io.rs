@@ -10,10 +10,6 @@ use crate::id::PeerId;
 
 /// What happens to the machine.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "messages are what mostly happens: a box would be an allocation for each"
-)]
 pub enum Input {
     /// There is a bond with the peer: messages can be sent to it.
     Bonded(PeerId),

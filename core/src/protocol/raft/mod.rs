@@ -7,8 +7,10 @@ mod config;
 mod configuration;
 mod entry;
 mod io;
+mod machine;
 mod messages;
 mod state;
+mod status;
 mod store;
 mod types;
 
@@ -23,10 +25,12 @@ pub use io::{
     CallId, CallOutcome, Event, Input, Output, ReadError, ReadId, Rejection, StopReason,
     Surroundings, WriteId,
 };
+pub use machine::{Identity, Raft};
 pub use messages::{
     Append, AppendOutcome, AppendReply, Candidacy, Envelope, Hello, Message, Verdict,
 };
 pub use state::{ApplyContext, FrozenState, RestoreError, StateMachine};
+pub use status::{Role, Status};
 pub use store::{
     HardState, Manifest, Recovered, Snapshot, StagedChunk, Storage, StorageError, Write,
 };
