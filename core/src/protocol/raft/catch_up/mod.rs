@@ -294,12 +294,15 @@ impl CatchUp {
             self.gained.push_back(Gained::Entries(ready));
         }
         if self.transfer.is_idle() && self.ask_for_entries(now) {
-            self.transfer.begin();
+            self.transfer.begin(now + 4 * self.sources.timeout());
         }
         let messages = &mut self.messages;
-        let step = self.transfer.pump(now, &mut self.sources, |peer, asked| {
-            messages.push_back((peer, request(asked)));
-        });
+        let have = self.pieces.have();
+        let step = self
+            .transfer
+            .pump(now, have, &mut self.sources, |peer, asked| {
+                messages.push_back((peer, request(asked)));
+            });
         if let Step::Complete(snapshot) = step {
             let position = snapshot.manifest.position;
             self.target = self.target.max(position.index);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::pieces::{PIECE_LEN, PIECES_MAX};
 use crate::id::PeerId;
 use crate::protocol::raft::{Config, Index, Message, Position, Snapshot};
 use crate::time::{Duration, Instant};
@@ -10,11 +11,16 @@ use crate::time::{Duration, Instant};
 /// Entries of so many bytes are kept at most for those who fetch a snapshot.
 const PINNED_BYTES_MAX: usize = 64 << 20;
 
+/// How far from the first entry that is lacking others may be asked for.
+const WINDOW: u64 = PIECES_MAX as u64 * PIECE_LEN;
+
 /// What one peer will need next.
 #[derive(Clone, Copy, Debug)]
 struct Pin {
     /// The snapshot it fetches.
     position: Position,
+    /// The first entry it may ask for after it.
+    needs: Index,
     /// It has asked for nothing since too long to be waited for after this instant.
     until: Instant,
 }
@@ -102,6 +108,8 @@ impl SnapshotShelf {
             && first > pin.position.index
         {
             pin.until = until;
+            // It asks for nothing that is further than its window from what it needs next.
+            pin.needs = pin.needs.max(Index(first.0.saturating_sub(WINDOW)));
         }
     }
 
@@ -116,7 +124,7 @@ impl SnapshotShelf {
         self.pins
             .values()
             .filter(|pin| pin.until > now)
-            .map(|pin| pin.position.index.next())
+            .map(|pin| pin.needs)
             .min()
     }
 
@@ -134,7 +142,7 @@ impl SnapshotShelf {
             .pins
             .values()
             .filter(|pin| pin.until > now)
-            .map(|pin| pin.position.index.next())
+            .map(|pin| pin.needs)
             .filter(|from| *from < wanted)
             .collect();
         pins.sort_unstable();
@@ -170,7 +178,15 @@ impl SnapshotShelf {
 
     fn pin(&mut self, now: Instant, peer: PeerId, position: Position) {
         let until = now + self.patience;
-        self.pins.insert(peer, Pin { position, until });
+        let needs = position.index.next();
+        self.pins.insert(
+            peer,
+            Pin {
+                position,
+                needs,
+                until,
+            },
+        );
         self.tidy();
     }
 

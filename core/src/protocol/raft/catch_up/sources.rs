@@ -85,6 +85,11 @@ impl Source {
         self.lacks != Some(position)
     }
 
+    fn has_committed_at_least(&mut self, commit: Index) {
+        self.commit = self.commit.max(commit);
+        self.behind = self.behind.filter(|(behind, _)| *behind >= self.commit);
+    }
+
     fn live(&self) -> impl Iterator<Item = &Request> {
         self.requests
             .iter()
@@ -131,7 +136,7 @@ impl Sources {
                 .sources
                 .entry(member.peer)
                 .or_insert_with(|| Source::new(*member));
-            source.commit = source.commit.max(*commit);
+            source.has_committed_at_least(*commit);
         }
     }
 
@@ -147,8 +152,7 @@ impl Sources {
     pub(super) fn note(&mut self, peer: PeerId, kept_from: Index, commit: Index) {
         if let Some(source) = self.sources.get_mut(&peer) {
             source.kept_from = source.kept_from.max(kept_from);
-            source.commit = source.commit.max(commit);
-            source.behind = source.behind.filter(|(behind, _)| *behind >= source.commit);
+            source.has_committed_at_least(commit);
         }
     }
 

@@ -25,8 +25,13 @@ pub(in crate::protocol::raft) fn chunk_digest(chunk: &[u8]) -> Digest {
 enum Stage {
     /// None is fetched.
     Idle,
-    /// Manifests are awaited: all that have come, and who has none that is of use.
-    Choosing(BTreeMap<PeerId, Option<Manifest>>),
+    /// Manifests are awaited.
+    Choosing {
+        /// All that have come, and who has none that is of use.
+        answers: BTreeMap<PeerId, Option<Manifest>>,
+        /// Others than the leader are not waited for after this instant; `None` once it has passed.
+        until: Option<Instant>,
+    },
     /// Chunks are awaited.
     Chunks {
         manifest: Manifest,
@@ -70,16 +75,20 @@ impl Transfer {
     }
 
     /// Begins by asking for manifests.
-    pub(super) fn begin(&mut self) {
-        self.stage = Stage::Choosing(BTreeMap::new());
+    pub(super) fn begin(&mut self, until: Instant) {
+        self.stage = Stage::Choosing {
+            answers: BTreeMap::new(),
+            until: Some(until),
+        };
     }
 
-    /// Ends a rest. It is for the caller to begin anew, if a snapshot is still needed.
+    /// Ends a rest or a wait. After a rest it is for the caller to begin anew, if a snapshot is still
+    /// needed.
     pub(super) fn expire(&mut self, now: Instant) {
-        if let Stage::Resting(until) = self.stage
-            && until <= now
-        {
-            self.stage = Stage::Idle;
+        match &mut self.stage {
+            Stage::Resting(until) if *until <= now => self.stage = Stage::Idle,
+            Stage::Choosing { until, .. } => *until = until.filter(|until| *until > now),
+            Stage::Idle | Stage::Chunks { .. } | Stage::Resting(_) => {}
         }
     }
 
@@ -87,7 +96,8 @@ impl Transfer {
     pub(super) const fn deadline(&self) -> Option<Instant> {
         match self.stage {
             Stage::Resting(until) => Some(until),
-            Stage::Idle | Stage::Choosing(_) | Stage::Chunks { .. } => None,
+            Stage::Choosing { until, .. } => until,
+            Stage::Idle | Stage::Chunks { .. } => None,
         }
     }
 
@@ -108,7 +118,7 @@ impl Transfer {
         {
             return Err(Dishonest);
         }
-        if let Stage::Choosing(answers) = &mut self.stage {
+        if let Stage::Choosing { answers, .. } = &mut self.stage {
             let newer = manifest.filter(|manifest| manifest.position.index > have);
             answers.insert(from, newer);
         }
@@ -139,15 +149,18 @@ impl Transfer {
         Ok(())
     }
 
-    /// Asks for what is lacking next; `asked` is told of each request.
+    /// Asks for what is lacking next; `asked` is told of each request. A snapshot that does not go beyond
+    /// `have` is given up.
     pub(super) fn pump(
         &mut self,
         now: Instant,
+        have: Index,
         sources: &mut Sources,
         mut asked: impl FnMut(PeerId, Asked),
     ) -> Step {
-        if let Stage::Choosing(answers) = &self.stage {
-            let Some(next) = choose(now, answers, sources, &mut asked) else {
+        if let Stage::Choosing { answers, until } = &self.stage {
+            let is_patient = until.is_some();
+            let Some(next) = choose(now, answers, is_patient, sources, &mut asked) else {
                 return Step::Wait;
             };
             if let Stage::Chunks { manifest, .. } = &next {
@@ -160,6 +173,10 @@ impl Transfer {
             return Step::Wait;
         };
         let position = manifest.position;
+        if position.index <= have {
+            self.stage = Stage::Idle;
+            return Step::Wait;
+        }
         let mut is_complete = true;
         for (number, digest) in (0..).zip(&manifest.chunks) {
             if self.stock.contains_key(digest) {
@@ -215,6 +232,7 @@ impl Transfer {
 fn choose(
     now: Instant,
     answers: &BTreeMap<PeerId, Option<Manifest>>,
+    is_patient: bool,
     sources: &mut Sources,
     asked: &mut impl FnMut(PeerId, Asked),
 ) -> Option<Stage> {
@@ -232,7 +250,7 @@ fn choose(
         let is_open = sources
             .usable(leader)
             .any(|(peer, _)| !answers.contains_key(&peer));
-        if is_open {
+        if is_open && (is_patient || leader) {
             return None;
         }
         let best = answers
