@@ -3,6 +3,8 @@
 //! Raft (Ongaro and Ousterhout 2014; Ongaro 2014), with founding, membership, catch-up and sessions of our
 //! own. The book's page on consensus says which rule guards against what, and which tests hold it.
 
+#[allow(dead_code, unused_imports)]
+mod catch_up;
 #[allow(dead_code)]
 mod client;
 mod config;
