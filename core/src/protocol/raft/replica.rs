@@ -141,6 +141,20 @@ impl<S: StateMachine> Replica<S> {
         self.incarnation
     }
 
+    /// Goes back to before the founding, as `owner`: the node has left it. Nothing but the founding has been
+    /// applied.
+    pub(super) fn leave_founding(&mut self, owner: Owner) {
+        debug_assert!(
+            self.applied.index <= Index(1),
+            "a founding in which more was committed is not left"
+        );
+        self.owner = owner;
+        self.applied = Position::ZERO;
+        self.incarnation = None;
+        self.configure(Index::ZERO, Configuration::default());
+        self.latest = Latest::None;
+    }
+
     /// Where the latest snapshot lies.
     pub(super) fn snapshot_position(&self) -> Option<Position> {
         match &self.latest {
@@ -246,23 +260,21 @@ impl<S: StateMachine> Replica<S> {
                 {
                     self.state.apply(context, command);
                 }
-                if !is_own {
-                    continue;
-                }
-                session.outcome(sequence)
+                is_own.then(|| session.outcome(sequence))
             } else {
                 let output = command.map(|command| self.state.apply(context, &command));
                 self.commands += u64::from(output.is_some());
-                session.push(context.index, output.clone(), config.session_bytes_max);
-                match output {
+                let outcome = is_own.then(|| match &output {
                     Some(output) => Outcome::Applied {
                         index: context.index,
-                        output,
+                        output: output.clone(),
                     },
                     None => Outcome::GivenUp,
-                }
+                });
+                session.push(context.index, output, config.session_bytes_max);
+                outcome
             };
-            if is_own {
+            if let Some(outcome) = outcome {
                 report(Applied::Ended {
                     session: id,
                     sequence,
