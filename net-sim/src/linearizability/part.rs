@@ -145,6 +145,10 @@ pub(super) fn index(place: usize) -> u32 {
     u32::try_from(place).expect("no history in memory has four thousand million operations")
 }
 
+/// What more kinds of operations than this can help is likely to need none of them in particular, and takes long to
+/// search. Conflicts are looked for among other operations first.
+pub(super) const HELPERS_MAX: usize = 64;
+
 /// Which kinds of operations of unknown outcome [can matter](Model::can_matter) to what. Answers are kept, for the
 /// model is asked about many pairs.
 pub(super) struct Helpers<'a, M: Model> {

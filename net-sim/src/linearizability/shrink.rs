@@ -6,7 +6,7 @@
 //! operations that conflict whatever became of all others.
 
 use super::Model;
-use super::part::{Helpers, Part};
+use super::part::{HELPERS_MAX, Helpers, Part};
 use super::search::{Ends, Found, Search, Want};
 
 /// The search for the first conflict may use this part of the steps at a time.
@@ -14,10 +14,6 @@ const FIRST_SHARE: u64 = 4;
 
 /// Each search for a smaller one may use this part, so that hard ones leave some for the others.
 const SHARE: u64 = 32;
-
-/// What so many kinds of operations can help is likely to need none of them in particular, and takes long to
-/// search: conflicts are looked for among other operations first.
-const HELPERS_MAX: usize = 64;
 
 /// Why there is no order.
 pub(super) struct Reason<State> {
