@@ -79,9 +79,9 @@ impl<M: Model> Checker<M> {
         }
         // Perhaps those that are easy to search have no order whatever became of the others. Then all have none.
         let mut is_easier = false;
-        for op in 0..known.len() {
-            if known[op] && helpers.helpers_of(part, op, true).len() > HELPERS_MAX {
-                known[op] = false;
+        for (op, known) in known.iter_mut().enumerate() {
+            if *known && helpers.helpers_of(part, op, true).len() > HELPERS_MAX {
+                *known = false;
                 is_easier = true;
             }
         }
