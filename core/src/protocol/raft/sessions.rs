@@ -87,6 +87,7 @@ impl Sessions {
     }
 
     /// How many there are.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
