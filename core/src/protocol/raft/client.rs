@@ -803,6 +803,32 @@ mod tests {
     }
 
     #[test]
+    fn what_a_snapshot_skipped_is_read_from_its_sessions() {
+        let mut sessions = Sessions::default();
+        let mut client = client();
+        assert!(client.outgoing(at(0), leader(), Term(1)).open);
+        client.restored(at(0), incarnation(), &sessions);
+        execute(&mut client, 0..3);
+        assert_eq!(turn(&mut client, 0), [], "it has none yet");
+        sessions.open(SESSION, owner(1), 9);
+        client.restored(at(10), incarnation(), &sessions);
+        assert_eq!(
+            numbers(&turn(&mut client, 10)),
+            [(1, 3)],
+            "it was opened in between"
+        );
+        client.give_up(CallId(1));
+        let session = sessions.get_mut(SESSION).unwrap();
+        session.push(Index(9), Some(Bytes::new()), 1_000);
+        session.push(Index(9), None, 1_000);
+        client.restored(at(20), incarnation(), &sessions);
+        assert_eq!(ended(&mut client), [(0, ok()), (1, CallOutcome::GivenUp)]);
+        client.restored(at(30), incarnation(), &Sessions::default());
+        assert_eq!(ended(&mut client), [(2, CallOutcome::Unknown)]);
+        assert!(client.outgoing(at(30), leader(), Term(1)).open);
+    }
+
+    #[test]
     fn at_the_end_all_calls_end() {
         let mut client = with_session();
         execute(&mut client, 0..1);
