@@ -12,6 +12,9 @@ mod shelf;
 mod sources;
 mod transfer;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 
 use bytes::Bytes;

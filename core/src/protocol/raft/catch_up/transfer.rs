@@ -10,10 +10,10 @@ use crate::protocol::raft::{Incarnation, Index, Manifest, Position, Snapshot, VO
 use crate::time::Instant;
 
 /// The most chunks of a snapshot.
-pub(in crate::protocol::raft) const CHUNKS_MAX: usize = 16_384;
+pub(in crate::protocol::raft) const CHUNKS_MAX: usize = 65_536;
 
-/// The longest chunk, in bytes. Chunks are about 1 MiB long, but none is cut within one value, which may be
-/// as long as a command.
+/// The longest chunk, in bytes. Most are much shorter, but a state machine need not cut within one value,
+/// which may be as long as a command.
 pub(in crate::protocol::raft) const CHUNK_LEN_MAX: usize = 16 << 20;
 
 /// The digest of a chunk, as manifests have it.
@@ -37,6 +37,8 @@ enum Stage {
         manifest: Manifest,
         /// Who has given this manifest.
         holders: BTreeSet<PeerId>,
+        /// All chunks before this one have come.
+        next: u32,
     },
     /// Nobody had a snapshot, or it was lost on the way: to be tried again at this instant.
     Resting(Instant),
@@ -169,7 +171,12 @@ impl Transfer {
             }
             self.stage = next;
         }
-        let Stage::Chunks { manifest, holders } = &self.stage else {
+        let Stage::Chunks {
+            manifest,
+            holders,
+            next,
+        } = &mut self.stage
+        else {
             return Step::Wait;
         };
         let position = manifest.position;
@@ -177,12 +184,19 @@ impl Transfer {
             self.stage = Stage::Idle;
             return Step::Wait;
         }
-        let mut is_complete = true;
-        for (number, digest) in (0..).zip(&manifest.chunks) {
+        while let Some(digest) = manifest.chunks.get(*next as usize) {
+            if !self.stock.contains_key(digest) {
+                break;
+            }
+            *next += 1;
+        }
+        if *next as usize == manifest.chunks.len() {
+            return self.complete();
+        }
+        for (number, digest) in (0..).zip(&manifest.chunks).skip(*next as usize) {
             if self.stock.contains_key(digest) {
                 continue;
             }
-            is_complete = false;
             let what = Asked::Chunk { position, number };
             if sources.is_asked(|asked| *asked == what) {
                 continue;
@@ -199,9 +213,6 @@ impl Transfer {
             };
             sources.ask(now, peer, what);
             asked(peer, what);
-        }
-        if is_complete {
-            return self.complete();
         }
         // A source that only might have it, since its state has the same bytes, is no reason to wait.
         let is_any_left = sources.is_any_left(|peer, source| {
@@ -267,6 +278,7 @@ fn choose(
                     .filter(|(_, answer)| has_it(answer))
                     .map(|(peer, _)| *peer)
                     .collect(),
+                next: 0,
             });
         }
     }
