@@ -24,7 +24,7 @@ pub(super) use self::shelf::SnapshotShelf;
 pub(super) use self::transfer::{CHUNK_LEN_MAX, CHUNKS_MAX, chunk_digest};
 
 use self::pieces::Pieces;
-use self::sources::{Asked, Pick, Sources};
+use self::sources::{Asked, Pick, REQUESTS_MAX, Sources};
 use self::transfer::{Step, Transfer};
 use super::{Config, Entry, Incarnation, Index, Manifest, Member, Message, Payload, Position};
 use super::{Snapshot, Term};
@@ -327,6 +327,7 @@ impl CatchUp {
                 continue;
             }
             let pick = self.sources.pick(
+                REQUESTS_MAX,
                 |_, source| source.may_have(first),
                 |_, source| source.has_committed(last),
             );

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::sources::{Asked, Pick, Sources};
+use super::sources::{Asked, CHUNK_REQUESTS_MAX, Pick, Sources};
 use crate::id::{Digest, PeerId};
 use crate::protocol::raft::{Incarnation, Index, Manifest, Position, Snapshot, VOTERS_MAX};
 use crate::time::Instant;
@@ -203,6 +203,7 @@ impl Transfer {
             }
             let is_canonical = self.is_canonical;
             let pick = sources.pick(
+                CHUNK_REQUESTS_MAX,
                 |peer, source| {
                     source.may_have_snapshot(position) && (is_canonical || holders.contains(&peer))
                 },
