@@ -6,15 +6,16 @@ use bytes::Bytes;
 
 use super::sources::{Asked, CHUNK_REQUESTS_MAX, Pick, Sources};
 use crate::id::{Digest, PeerId};
+use crate::protocol::raft::replica::chunk_digest;
 use crate::protocol::raft::{Incarnation, Index, Manifest, Position, Snapshot, VOTERS_MAX};
 use crate::time::Instant;
 
 /// The most chunks of a snapshot.
-pub(in crate::protocol::raft) const CHUNKS_MAX: usize = 65_536;
+pub(super) const CHUNKS_MAX: usize = 65_536;
 
 /// The longest chunk, in bytes. Most are much shorter, but a state machine need not cut within one value,
 /// which may be as long as a command.
-pub(in crate::protocol::raft) const CHUNK_LEN_MAX: usize = 16 << 20;
+pub(super) const CHUNK_LEN_MAX: usize = 16 << 20;
 
 #[derive(Debug)]
 enum Stage {
@@ -139,9 +140,7 @@ impl Transfer {
         let Some(digest) = digest.filter(|_| manifest.position == position) else {
             return Ok(());
         };
-        if bytes.len() > CHUNK_LEN_MAX
-            || crate::protocol::raft::replica::chunk_digest(&bytes) != *digest
-        {
+        if bytes.len() > CHUNK_LEN_MAX || chunk_digest(&bytes) != *digest {
             return Err(Dishonest);
         }
         self.stock.insert(*digest, bytes);

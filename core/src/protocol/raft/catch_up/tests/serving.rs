@@ -9,6 +9,13 @@ fn shelf() -> SnapshotShelf {
     SnapshotShelf::new(&Config::default())
 }
 
+/// The lowest entry that is kept for others.
+fn pinned_from(shelf: &SnapshotShelf, now: Instant) -> Option<Index> {
+    const WANTED: Index = Index(30_000);
+    let kept = shelf.keep_from(now, WANTED, |_| Some(0));
+    Some(kept).filter(|kept| *kept < WANTED)
+}
+
 fn position_of(answer: &Message) -> u64 {
     match answer {
         Message::Manifest(Some(manifest)) => manifest.position.index.0,
@@ -125,7 +132,7 @@ fn an_empty_shelf_has_nothing() {
     let answer = shelf.manifest(at(0), peer(1));
     assert_eq!(answer, Message::Manifest(None));
     assert!(!has_chunk(&mut shelf, at(0), 1, 10));
-    assert_eq!(shelf.pinned_from(at(0)), None);
+    assert_eq!(pinned_from(&shelf, at(0)), None);
     assert_eq!(shelf.poll_timeout(), None);
 }
 
@@ -134,20 +141,20 @@ fn a_snapshot_stays_while_it_is_fetched() {
     let mut shelf = shelf();
     shelf.put(at(0), Arc::new(snapshot(100, 2, None)));
     assert_eq!(position_of(&shelf.manifest(at(0), peer(1))), 100);
-    assert_eq!(shelf.pinned_from(at(0)), Some(Index(101)));
+    assert_eq!(pinned_from(&shelf, at(0)), Some(Index(101)));
     shelf.put(at(1), Arc::new(snapshot(200, 2, None)));
     shelf.put(at(2), Arc::new(snapshot(300, 2, None)));
     assert!(has_chunk(&mut shelf, at(19_000), 1, 100));
     assert!(!has_chunk(&mut shelf, at(3), 2, 200), "nobody fetched it");
     assert!(has_chunk(&mut shelf, at(3), 2, 300));
-    assert_eq!(shelf.pinned_from(at(3)), Some(Index(101)));
+    assert_eq!(pinned_from(&shelf, at(3)), Some(Index(101)));
     // It counts from the last request.
     shelf.handle_timeout(at(38_000));
     assert!(has_chunk(&mut shelf, at(38_000), 1, 100));
     assert_eq!(shelf.poll_timeout(), Some(at(58_000)));
     shelf.handle_timeout(at(58_000));
     assert!(!has_chunk(&mut shelf, at(58_000), 1, 100));
-    assert_eq!(shelf.pinned_from(at(58_000)), None);
+    assert_eq!(pinned_from(&shelf, at(58_000)), None);
 }
 
 #[test]
@@ -177,10 +184,13 @@ fn a_pin_lasts_while_entries_after_the_snapshot_are_fetched_and_moves_with_them(
     shelf.manifest(at(0), peer(1));
     shelf.fetches(at(15_000), peer(1), Index(101));
     shelf.fetches(at(15_000), peer(2), Index(101));
-    assert_eq!(shelf.pinned_from(at(30_000)), Some(Index(101)));
+    assert_eq!(pinned_from(&shelf, at(30_000)), Some(Index(101)));
     shelf.fetches(at(30_000), peer(1), Index(20_000));
-    assert_eq!(shelf.pinned_from(at(49_000)), Some(Index(20_000 - 16_384)));
-    assert_eq!(shelf.pinned_from(at(50_000)), None);
+    assert_eq!(
+        pinned_from(&shelf, at(49_000)),
+        Some(Index(20_000 - 16_384))
+    );
+    assert_eq!(pinned_from(&shelf, at(50_000)), None);
 }
 
 #[test]

@@ -5,7 +5,9 @@ use bytes::Bytes;
 
 use super::LIMIT;
 use super::world::{Faults, Lie, Source, World, at, entry, millis, peer, snapshot, truth};
-use crate::protocol::raft::catch_up::{CHUNK_LEN_MAX, CHUNKS_MAX, SnapshotShelf, chunk_digest};
+use crate::protocol::raft::catch_up::SnapshotShelf;
+use crate::protocol::raft::catch_up::transfer::{CHUNK_LEN_MAX, CHUNKS_MAX};
+use crate::protocol::raft::replica::chunk_digest;
 use crate::protocol::raft::{Config, Incarnation, Index, Message};
 use crate::time::Duration;
 

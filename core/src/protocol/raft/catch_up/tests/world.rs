@@ -9,11 +9,12 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::super::pieces::{PIECE_LEN, PIECES_MAX};
-use super::super::{CatchUp, Gained, Gap, LogView, SnapshotShelf, chunk_digest, fetch};
+use super::super::{CatchUp, Gained, Gap, LogView, SnapshotShelf, fetch};
 use crate::id::{GroupId, Instance, PeerId};
+use crate::protocol::raft::replica::chunk_digest;
 use crate::protocol::raft::{
     Batch, Charter, CommandsBuilder, Config, Configuration, Entry, Incarnation, Index, Manifest,
-    Member, Message, Payload, Position, Sequence, SessionId, Snapshot, Term,
+    Member, Message, Payload, Sequence, SessionId, Snapshot, Term,
 };
 use crate::time::{Duration, Instant};
 
@@ -399,7 +400,7 @@ impl World {
                 }
             }
         }
-        assert_eq!(self.catch_up.have().0, self.have);
+        assert_eq!(self.catch_up.pieces.have().0, self.have);
         while let Some((peer, message)) = self.catch_up.poll_message() {
             self.trace.push((self.now, peer, message.clone()));
             if let Message::Fetch { first, last } = message {
