@@ -2,6 +2,7 @@
 
 pub mod discovery;
 mod machine;
+pub mod raft;
 pub mod streams;
 
 pub use machine::Machine;

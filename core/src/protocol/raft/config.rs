@@ -1,0 +1,378 @@
+//! How a group is run.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The most voters a group may have.
+pub const VOTERS_MAX: usize = 7;
+
+/// When a group may be founded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FoundingRule {
+    /// By whoever is there once it has been quiet for `bootstrap_delay`, alone if need be. Default.
+    #[default]
+    Any,
+    /// Only by so many members or more; nothing is acknowledged before so many have accepted. With more
+    /// than half of all members that there will ever be, two foundings never both acknowledge.
+    Expect(u32),
+}
+
+/// Whether promises outlive the process that made them. Part of the group's identity: members that forget
+/// and members that do not are never counted together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StorageClass {
+    /// In memory: a member that starts again is another one. Default.
+    #[default]
+    Volatile,
+    /// On a disk that is synchronised before anything is answered.
+    Durable,
+}
+
+/// How eagerly a member leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LeadershipPreference {
+    /// Like any other. Default.
+    #[default]
+    Normal,
+    /// Waits so many times as long before it stands for election.
+    Reluctant {
+        /// How many times; 3 is usual.
+        factor: u32,
+    },
+    /// Never votes and never leads; it follows and reads.
+    Observer,
+}
+
+/// What all members of a group must agree on.
+///
+/// ```
+/// use smalti_core::protocol::raft::{Config, FoundingRule};
+///
+/// let config = Config { founding: FoundingRule::Expect(3), ..Config::default() };
+/// assert!(config.validate().is_ok());
+/// let config = Config { max_voters: 0, ..config };
+/// assert!(config.validate().is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// Time between two signs of life of the leader. Default: 500 ms.
+    pub heartbeat_interval: Duration,
+    /// Each interval is longer by a random part of this. Default: 150 ms.
+    pub heartbeat_jitter: Duration,
+    /// A voter that was silent for so many heartbeat intervals may be demoted. Default: 10.
+    pub max_missed_heartbeats: u32,
+    /// The shortest time without a sign of a leader after which a voter stands for election. Default: 2 s.
+    pub election_timeout: Duration,
+    /// The timeout is longer by a random part of this. Default: 500 ms.
+    pub election_timeout_jitter: Duration,
+    /// Quiet time, without news of a candidate, before a group is founded. Default: 3 s.
+    pub bootstrap_delay: Duration,
+    /// Time after which what was sent to the leader and not answered is sent again. Default: 2 s.
+    pub forward_timeout: Duration,
+    /// Time after which a strong read that no majority has confirmed fails. Default: 2 s.
+    pub query_timeout: Duration,
+    /// The most voters that a group makes of its members. Default: 5.
+    pub max_voters: u32,
+    /// When it may be founded. Default: by any.
+    pub founding: FoundingRule,
+    /// Whether promises are durable. Default: volatile.
+    pub storage: StorageClass,
+    /// A snapshot is taken each time so many entries have been committed. Default: 16,384.
+    pub snapshot_interval: u64,
+    /// So many entries below the snapshot are kept, so that small gaps need none. Default: 16,384.
+    pub log_window: u64,
+    /// Sessions that a group keeps; opening one more ends the one unused for longest. Default: 4,096.
+    pub sessions_max: u32,
+    /// Bytes of outputs kept for one session; above, the oldest go. Default: 1 MiB.
+    pub session_bytes_max: u32,
+    /// The rule that this member breaks.
+    #[cfg(smalti_mutants)]
+    #[serde(skip)]
+    pub mutant: Option<Mutant>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval: Duration::from_millis(500),
+            heartbeat_jitter: Duration::from_millis(150),
+            max_missed_heartbeats: 10,
+            election_timeout: Duration::from_secs(2),
+            election_timeout_jitter: Duration::from_millis(500),
+            bootstrap_delay: Duration::from_secs(3),
+            forward_timeout: Duration::from_secs(2),
+            query_timeout: Duration::from_secs(2),
+            max_voters: 5,
+            founding: FoundingRule::Any,
+            storage: StorageClass::Volatile,
+            snapshot_interval: 16_384,
+            log_window: 16_384,
+            sessions_max: 4_096,
+            session_bytes_max: 1 << 20,
+            #[cfg(smalti_mutants)]
+            mutant: None,
+        }
+    }
+}
+
+impl Config {
+    /// Checks that the values make sense together.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let zero = [
+            ("heartbeat_interval", self.heartbeat_interval),
+            ("election_timeout", self.election_timeout),
+            ("forward_timeout", self.forward_timeout),
+            ("query_timeout", self.query_timeout),
+        ];
+        if let Some((what, _)) = zero.into_iter().find(|(_, value)| value.is_zero()) {
+            return Err(ConfigError::Zero { what });
+        }
+        if self.election_timeout < 2 * (self.heartbeat_interval + self.heartbeat_jitter) {
+            return Err(ConfigError::Impatient {
+                election_timeout: self.election_timeout,
+                heartbeat: self.heartbeat_interval + self.heartbeat_jitter,
+            });
+        }
+        if self.max_voters == 0 || self.max_voters as usize > VOTERS_MAX {
+            return Err(ConfigError::Voters(self.max_voters));
+        }
+        if let FoundingRule::Expect(expected) = self.founding
+            && (expected == 0 || expected > self.max_voters)
+        {
+            return Err(ConfigError::Expected {
+                expected,
+                max_voters: self.max_voters,
+            });
+        }
+        let counts = [
+            (
+                "max_missed_heartbeats",
+                u64::from(self.max_missed_heartbeats),
+            ),
+            ("snapshot_interval", self.snapshot_interval),
+            ("sessions_max", u64::from(self.sessions_max)),
+        ];
+        if let Some((what, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
+            return Err(ConfigError::Zero { what });
+        }
+        Ok(())
+    }
+}
+
+/// A configuration that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A value that must be above zero.
+    #[error("{what} is zero; give a value above it")]
+    Zero {
+        /// Which.
+        what: &'static str,
+    },
+    /// Elections would begin between two signs of life.
+    #[error(
+        "the election timeout of {election_timeout:?} is below twice the longest heartbeat interval, {heartbeat:?}: raise it, or lower heartbeat_interval and heartbeat_jitter"
+    )]
+    Impatient {
+        /// The election timeout.
+        election_timeout: Duration,
+        /// The longest interval between two heartbeats.
+        heartbeat: Duration,
+    },
+    /// Too few or too many voters.
+    #[error("max_voters is {0}; it must be from 1 to {VOTERS_MAX}")]
+    Voters(u32),
+    /// More members are awaited than can vote.
+    #[error(
+        "the founding expects {expected} members, max_voters is {max_voters}: expect from 1 to {max_voters}, or raise max_voters"
+    )]
+    Expected {
+        /// How many are expected.
+        expected: u32,
+        /// How many can vote.
+        max_voters: u32,
+    },
+}
+
+/// Whether the member breaks the rule of this [`Mutant`]. Never, and at no cost, in a normal build.
+macro_rules! mutant {
+    ($config:expr, $rule:ident) => {{
+        #[cfg(smalti_mutants)]
+        let breaks = $config.mutant == Some($crate::protocol::raft::Mutant::$rule);
+        #[cfg(not(smalti_mutants))]
+        let breaks = {
+            let _ = &$config;
+            false
+        };
+        breaks
+    }};
+}
+pub(super) use mutant;
+
+/// A deliberate bug, for the campaign to find: it shows that the simulator would notice the loss of the
+/// rule that the bug breaks. Compiled under `--cfg smalti_mutants` alone.
+#[cfg(smalti_mutants)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Mutant {
+    VoteNotPersisted,
+    AckBeforeFsync,
+    CommitOldTermByCount,
+    NoBlankOnElection,
+    VoteForShorterLog,
+    ForgetVoteAtRestart,
+    StaleLeaderServesReads,
+    ReadIndexWithoutConfirmation,
+    ReadBeforeOwnTermCommitted,
+    ConfigurationBeforeOwnTermCommitted,
+    TwoConfigurationsAtOnce,
+    ConfigurationInForceOnCommit,
+    SnapshotOverNewerLog,
+    TruncateBelowCommit,
+    AppliedTwice,
+    GapAccepted,
+    SessionImplicit,
+    FetchedAcknowledged,
+    UncommittedServed,
+    IncarnationIgnored,
+    IncarnationWithoutFreshBytes,
+    InstanceIgnored,
+    LearnerCounted,
+    PromotedLearnerRefusesVote,
+    ThreeDemotedToTwo,
+    AbstainWhenBehind,
+    FailedSyncRetried,
+    NoPreviousTermCheck,
+    StaleVotesCounted,
+    SessionsLostInSnapshot,
+    CompactBeyondDurableSnapshot,
+}
+
+#[cfg(smalti_mutants)]
+impl Mutant {
+    /// All of them, with the rule that each breaks.
+    pub const ALL: &'static [(Self, &'static str)] = &[
+        (
+            Self::VoteNotPersisted,
+            "a vote is durable before it is sent",
+        ),
+        (
+            Self::AckBeforeFsync,
+            "entries are durable before they are acknowledged",
+        ),
+        (
+            Self::CommitOldTermByCount,
+            "only entries of the leader's own term are committed by counting",
+        ),
+        (
+            Self::NoBlankOnElection,
+            "a new leader appends an entry of its own term",
+        ),
+        (
+            Self::VoteForShorterLog,
+            "a vote goes only to a log at least as good as the voter's",
+        ),
+        (Self::ForgetVoteAtRestart, "a vote outlives a restart"),
+        (
+            Self::StaleLeaderServesReads,
+            "a strong read needs a majority that still follows the leader",
+        ),
+        (
+            Self::ReadIndexWithoutConfirmation,
+            "a read is confirmed by a round sent after it came",
+        ),
+        (
+            Self::ReadBeforeOwnTermCommitted,
+            "a new leader answers no read before an entry of its term has committed",
+        ),
+        (
+            Self::ConfigurationBeforeOwnTermCommitted,
+            "voters change only once an entry of the leader's term has committed",
+        ),
+        (
+            Self::TwoConfigurationsAtOnce,
+            "voters change only once the change before has committed",
+        ),
+        (
+            Self::ConfigurationInForceOnCommit,
+            "a change of voters is in force when it is appended",
+        ),
+        (
+            Self::SnapshotOverNewerLog,
+            "a snapshot at or below the commit index is ignored",
+        ),
+        (
+            Self::TruncateBelowCommit,
+            "nothing committed is ever cut from the log",
+        ),
+        (
+            Self::AppliedTwice,
+            "a command applied before is not applied again",
+        ),
+        (
+            Self::GapAccepted,
+            "a command is applied only after the one before it in its session",
+        ),
+        (
+            Self::SessionImplicit,
+            "a session is opened by its own entry alone",
+        ),
+        (
+            Self::FetchedAcknowledged,
+            "fetched entries do not count before the leader has checked them",
+        ),
+        (
+            Self::UncommittedServed,
+            "only committed entries are served to others",
+        ),
+        (
+            Self::IncarnationIgnored,
+            "messages of another incarnation are not processed",
+        ),
+        (
+            Self::IncarnationWithoutFreshBytes,
+            "each founding has fresh random bytes",
+        ),
+        (
+            Self::InstanceIgnored,
+            "votes and acknowledgements belong to one life of a peer",
+        ),
+        (Self::LearnerCounted, "only voters count"),
+        (
+            Self::PromotedLearnerRefusesVote,
+            "the candidate's configuration says who votes",
+        ),
+        (
+            Self::ThreeDemotedToTwo,
+            "a demotion leaves three voters or more",
+        ),
+        (
+            Self::AbstainWhenBehind,
+            "a voter behind the leader's log still grants its vote",
+        ),
+        (
+            Self::FailedSyncRetried,
+            "after a failed sync nothing is promised until a restart",
+        ),
+        (
+            Self::NoPreviousTermCheck,
+            "entries follow an entry of the same index and term",
+        ),
+        (
+            Self::StaleVotesCounted,
+            "votes of another term do not count",
+        ),
+        (
+            Self::SessionsLostInSnapshot,
+            "a snapshot holds the sessions",
+        ),
+        (
+            Self::CompactBeyondDurableSnapshot,
+            "the log is dropped only up to a durable snapshot",
+        ),
+    ];
+}

@@ -1,0 +1,56 @@
+//! Who votes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::types::Member;
+use crate::id::PeerId;
+
+/// The voters of a group, as one entry of its log says. In force from the moment the entry is appended, and
+/// undone with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// The voters.
+    pub voters: BTreeSet<Member>,
+    /// How often each peer has been demoted: it is promoted the later for it.
+    pub demotions: BTreeMap<PeerId, u32>,
+}
+
+impl Configuration {
+    /// So many voters are a majority.
+    #[must_use]
+    pub fn majority(&self) -> usize {
+        self.voters.len() / 2 + 1
+    }
+
+    /// Whether `member` votes.
+    #[must_use]
+    pub fn is_voter(&self, member: &Member) -> bool {
+        self.voters.contains(member)
+    }
+
+    /// The greatest value that a majority of voters has reached, where `of` says what each has.
+    ///
+    /// Zero for a set without voters: nothing is ever agreed on by nobody.
+    pub fn reached_by_majority(&self, mut of: impl FnMut(&Member) -> u64) -> u64 {
+        // Voters are few: seven fit in without an allocation.
+        let mut small = [0; 7];
+        let mut large;
+        let values: &mut [u64] = if self.voters.len() <= small.len() {
+            &mut small[..self.voters.len()]
+        } else {
+            large = vec![0; self.voters.len()];
+            &mut large
+        };
+        for (value, voter) in values.iter_mut().zip(&self.voters) {
+            *value = of(voter);
+        }
+        values.sort_unstable();
+        // In ascending order, the value at n - majority is reached by it and the majority - 1 after it.
+        values
+            .len()
+            .checked_sub(self.majority())
+            .map_or(0, |at| values[at])
+    }
+}

@@ -1,0 +1,223 @@
+//! What the log holds.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use super::configuration::Configuration;
+use super::types::{Charter, Index, Member, Position, Sequence, Term};
+
+/// One entry of the log. Cheap to clone: commands are shared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The term of the leader that appended it.
+    pub term: Term,
+    /// Its place in the log.
+    pub index: Index,
+    /// What it says.
+    pub payload: Payload,
+}
+
+impl Entry {
+    /// Term and index.
+    #[must_use]
+    pub const fn position(&self) -> Position {
+        Position {
+            term: self.term,
+            index: self.index,
+        }
+    }
+
+    /// About as many bytes as it takes in memory and on the wire; for limits, not for accounts.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        const FIXED: usize = 64;
+        FIXED
+            + match &self.payload {
+                Payload::Commands(batch) => batch.commands.len_bytes(),
+                Payload::Configuration(configuration) => 64 * configuration.voters.len(),
+                Payload::Founding(charter) => 64 * (charter.voters.len() + 4),
+                Payload::Blank | Payload::Open(_) | Payload::SnapshotPoint => 0,
+            }
+    }
+}
+
+/// What an entry says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Payload {
+    /// How the group began. Entry 1, and no other.
+    Founding(Box<Charter>),
+    /// Nothing: the first entry of a leader, so that it may count entries of earlier terms as committed
+    /// (Ongaro and Ousterhout 2014, section 5.4.2).
+    Blank,
+    /// The voters from here on.
+    Configuration(Configuration),
+    /// Opens a session for this run, unless it has one; the entry's index is the session's id. Earlier
+    /// sessions of the same peer end.
+    Open(Owner),
+    /// Commands of one session.
+    Commands(Batch),
+    /// All members take a snapshot here.
+    SnapshotPoint,
+}
+
+/// A session by the index of the entry that opened it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct SessionId(pub Index);
+
+/// Whose session it is: one run of a member. A durable member keeps its instance when it starts again, but
+/// knows nothing of the commands that its earlier run still has on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Owner {
+    /// The member.
+    pub member: Member,
+    /// How often its store had been opened; always 0 in memory.
+    pub boot: u64,
+}
+
+/// Commands of one session that follow each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// The session.
+    pub session: SessionId,
+    /// The sequence number of the first command.
+    pub first: Sequence,
+    /// The client has the outputs of all commands up to this one: they need not be kept.
+    pub acked_through: Sequence,
+    /// The commands.
+    pub commands: Commands,
+}
+
+impl Batch {
+    /// The sequence number of the last command.
+    #[must_use]
+    pub const fn last(&self) -> Sequence {
+        Sequence(
+            self.first
+                .0
+                .saturating_add(self.commands.count as u64)
+                .saturating_sub(1),
+        )
+    }
+}
+
+/// Encoded commands, one after the other in one shared buffer: each its length plus one as a `u32`, little
+/// end first, and its bytes. A length of zero stands for a command that was given up before it was
+/// applied: nothing is applied in its place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commands {
+    count: u32,
+    bytes: Bytes,
+}
+
+/// Bytes that precede each command.
+const PREFIX: usize = 4;
+
+impl Commands {
+    /// How many there are.
+    #[must_use]
+    pub const fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The bytes of all of them, lengths included.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether the bytes are what a [`CommandsBuilder`] writes. To be asked of all that comes from
+    /// elsewhere, before it is used.
+    #[must_use]
+    pub fn is_well_formed(&self) -> bool {
+        let mut rest = &self.bytes[..];
+        for _ in 0..self.count {
+            let Some((prefix, tail)) = rest.split_first_chunk::<PREFIX>() else {
+                return false;
+            };
+            let len = (u32::from_le_bytes(*prefix) as usize).saturating_sub(1);
+            let Some(tail) = tail.get(len..) else {
+                return false;
+            };
+            rest = tail;
+        }
+        rest.is_empty()
+    }
+
+    /// The commands in order, without a copy; `None` for one that was given up. Ends early where the bytes
+    /// are not [well formed](Self::is_well_formed).
+    pub fn iter(&self) -> impl Iterator<Item = Option<Bytes>> + '_ {
+        let mut at = 0;
+        (0..self.count).map_while(move |_| {
+            let prefix = self.bytes.get(at..)?.first_chunk::<PREFIX>()?;
+            let len = u32::from_le_bytes(*prefix) as usize;
+            at += PREFIX;
+            let Some(len) = len.checked_sub(1) else {
+                return Some(None);
+            };
+            (at + len <= self.bytes.len()).then(|| {
+                let command = self.bytes.slice(at..at + len);
+                at += len;
+                Some(command)
+            })
+        })
+    }
+}
+
+/// Collects commands into one buffer.
+#[derive(Debug, Default)]
+pub struct CommandsBuilder {
+    count: u32,
+    bytes: BytesMut,
+}
+
+impl CommandsBuilder {
+    /// Adds a command of at most [`COMMAND_LEN_MAX`] bytes; the caller has checked its length.
+    pub fn push(&mut self, command: &[u8]) {
+        debug_assert!(
+            command.len() <= COMMAND_LEN_MAX,
+            "the caller checks the length"
+        );
+        self.bytes.put_u32_le(command.len() as u32 + 1);
+        self.bytes.put_slice(command);
+        self.count += 1;
+    }
+
+    /// Adds a place at which nothing is applied.
+    pub fn push_given_up(&mut self) {
+        self.bytes.put_u32_le(0);
+        self.count += 1;
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub const fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The bytes of all of them, lengths included.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The commands collected so far; the builder is empty again.
+    #[must_use]
+    pub fn take(&mut self) -> Commands {
+        Commands {
+            count: std::mem::take(&mut self.count),
+            bytes: self.bytes.split().freeze(),
+        }
+    }
+}
+
+/// The longest command, in bytes.
+pub const COMMAND_LEN_MAX: usize = 8 << 20;

@@ -1,0 +1,169 @@
+//! What happens to the machine, and what it wants done.
+
+use bytes::Bytes;
+
+use super::entry::SessionId;
+use super::messages::Envelope;
+use super::store::{StorageError, Write};
+use super::types::{Incarnation, Index, Member, Sequence, Term, Version};
+use crate::id::PeerId;
+
+/// What happens to the machine.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// There is a bond with the peer: messages can be sent to it.
+    Bonded(PeerId),
+    /// There is none any more.
+    Unbonded(PeerId),
+    /// A message from a bonded peer.
+    Message(PeerId, Envelope),
+    /// All writes up to this one are durable.
+    Persisted(WriteId),
+    /// A write failed; what the disk holds of it is unknown.
+    PersistFailed(StorageError),
+    /// What discovery says of the group, whenever it changes.
+    Surroundings(Surroundings),
+    /// A command of this node's, to be applied exactly once.
+    Execute(CallId, Bytes),
+    /// The caller of a command waits no longer; if it was not applied yet, it is not to be.
+    GiveUp(CallId),
+    /// A linearizable read.
+    Read(ReadId),
+    /// The leader is to hand over to the voter that is furthest, if there is one.
+    TransferLeadership,
+    /// The node leaves the group for good.
+    Leave,
+}
+
+/// What is known of a group beyond the bonds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Some member has advertised an incarnation: no other may be founded.
+    pub is_founded: bool,
+    /// Candidates are known of that there is no bond with, or a configured bootstrap peer has not
+    /// answered yet.
+    pub incomplete: bool,
+}
+
+/// What the machine wants done.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Send to a bonded peer. May be lost; nothing rests on its arrival.
+    Send(PeerId, Envelope),
+    /// Write, and say when it is durable. Writes are numbered without gaps; carried out in order.
+    Persist(WriteId, Write),
+    /// Tell whoever is interested.
+    Event(Event),
+    /// A call has ended.
+    Completed(CallId, CallOutcome),
+    /// The state now shows all that the read must see: read it before the next input.
+    ReadReady(ReadId, Version),
+    /// The read cannot be answered.
+    ReadFailed(ReadId, ReadError),
+    /// The machine does nothing any more.
+    Stopped(StopReason),
+}
+
+/// Numbers the writes of one machine, from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WriteId(pub u64);
+
+/// Names a call of `Execute`; chosen by the caller, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// Names a read; chosen by the caller, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReadId(pub u64);
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallOutcome {
+    /// It was applied, once.
+    Applied {
+        /// Where.
+        version: Version,
+        /// What the state machine gave for it.
+        output: Bytes,
+    },
+    /// It was applied once, but what the state machine gave is no longer kept.
+    OutputLost {
+        /// The session.
+        session: SessionId,
+        /// Its place there.
+        sequence: Sequence,
+    },
+    /// It was given up before it was applied, and never will be.
+    GivenUp,
+    /// It was refused before anything was done for it.
+    Rejected(Rejection),
+    /// It may have been applied or not: the session ended, or the node stopped.
+    Unknown,
+}
+
+/// Why a command was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// It is too long.
+    #[error("the command has {len} bytes; the limit is {limit}: split it")]
+    TooLong {
+        /// Its length.
+        len: usize,
+        /// The longest allowed.
+        limit: usize,
+    },
+    /// Too much waits already.
+    #[error("{waiting} commands wait for the group already; wait for some of them to end")]
+    Busy {
+        /// How many wait.
+        waiting: usize,
+    },
+    /// The machine has stopped.
+    #[error("the group has stopped on this node")]
+    Stopped,
+}
+
+/// Why a read was not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// Too many wait already.
+    #[error("too many reads wait for the group already; wait for some of them to end")]
+    Busy,
+    /// No majority confirmed in time that the leader still leads.
+    #[error("no majority of the group's voters answered in time; try again")]
+    TimedOut,
+    /// The machine has stopped.
+    #[error("the group has stopped on this node")]
+    Stopped,
+}
+
+/// Why a machine does nothing any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// The disk failed.
+    Storage(StorageError),
+    /// It left the group.
+    Left,
+    /// A snapshot cannot be read by this state machine.
+    Snapshot(String),
+}
+
+/// What others may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The node belongs to an incarnation now.
+    Joined(Incarnation),
+    /// It has left a founding that could never be completed.
+    LeftFounding(Incarnation),
+    /// It follows this leader now; `None` while it knows of none.
+    Leader(Term, Option<Member>),
+    /// The log is committed up to here, and applied.
+    Committed(Index),
+    /// A snapshot was installed: the state has moved here without applying what lies between.
+    Restored(Index),
+    /// It votes now, or no longer.
+    Voting(bool),
+}

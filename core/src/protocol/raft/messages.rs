@@ -1,0 +1,233 @@
+//! What members say to each other.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::config::LeadershipPreference;
+use super::entry::{Batch, Entry};
+use super::store::Manifest;
+use super::types::{Charter, Incarnation, Index, Member, Position, Term};
+use crate::id::{Instance, PeerId};
+
+/// A message and between whom it goes: a peer's messages may still be on their way when it, or the
+/// addressee, has begun another life, and the group as well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The life of the sender. The peer itself is known from the bond.
+    pub from: Instance,
+    /// How often the sender's store has been opened; always 0 in memory. What was sent before it was
+    /// opened again is dropped.
+    pub boot: u64,
+    /// The life of the addressee that the message is meant for. `None` only in a [`Message::Hello`] of a
+    /// sender that has heard nothing of the addressee yet.
+    pub to: Option<Instance>,
+    /// The incarnation that the sender belongs to; `None` for a candidate.
+    pub incarnation: Option<Incarnation>,
+    /// What it says.
+    pub message: Message,
+}
+
+/// What is said. Unless noted, a message of another incarnation or for another instance is dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Who the sender is. Sent when a bond is made, when something in it has changed, and again until
+    /// the addressee is known to have heard it. Processed whatever its incarnation.
+    Hello(Hello),
+    /// Whether the addressee would vote for the sender, who changes nothing yet (Ongaro 2014, section
+    /// 9.6).
+    PreVote(Candidacy),
+    /// Asks for a vote.
+    RequestVote(Candidacy),
+    /// The answer to either.
+    VoteReply {
+        /// The term of the candidacy, as asked.
+        term: Term,
+        /// The term that the voter has seen.
+        seen: Term,
+        /// Whether it answers a `PreVote`.
+        pre: bool,
+        /// The answer.
+        verdict: Verdict,
+    },
+    /// Entries, or a sign of life.
+    Append(Append),
+    /// The answer.
+    AppendReply(AppendReply),
+    /// The addressee is to stand for election at once (Ongaro 2014, section 3.10).
+    TimeoutNow {
+        /// The leader's term; void in any other.
+        term: Term,
+    },
+    /// Commands of the sender's session, for the leader.
+    Forward {
+        /// Batches in the order of their sequence.
+        batches: Vec<Batch>,
+    },
+    /// The leader is to open a session for this run of the sender.
+    OpenSession,
+    /// What came for a leader came to somebody else, or to a leader that is handing over.
+    NotLeader {
+        /// The term that the sender has seen.
+        term: Term,
+        /// The leader it knows of.
+        leader: Option<Member>,
+    },
+    /// Asks the leader for an index that a read sent now must have seen.
+    ReadIndex {
+        /// Given back in the reply.
+        id: u64,
+    },
+    /// The index.
+    ReadIndexReply {
+        /// As asked.
+        id: u64,
+        /// All that was acknowledged before the request lies at or below.
+        index: Index,
+    },
+    /// The sender leaves for good: it is to vote no longer.
+    Leave,
+    /// Asks for committed entries.
+    Fetch {
+        /// The first.
+        first: Index,
+        /// The last.
+        last: Index,
+    },
+    /// Committed entries, in order; fewer than asked for where they are too large or not committed.
+    Fetched {
+        /// The first that was asked for.
+        first: Index,
+        /// What the source has of them, from the first on.
+        entries: Vec<Entry>,
+        /// How far the source knows the log to be committed.
+        commit: Index,
+    },
+    /// The entries asked for are no longer there, or not yet.
+    Gone {
+        /// The first that was asked for.
+        first: Index,
+        /// The lowest index that the source still has; above its last where it has no log.
+        kept_from: Index,
+        /// How far the source knows the log to be committed.
+        commit: Index,
+    },
+    /// Asks for the manifest of the latest snapshot.
+    FetchManifest,
+    /// The manifest. `None`: there is no snapshot.
+    Manifest(Option<Box<Manifest>>),
+    /// Asks for one chunk of a snapshot.
+    FetchChunk {
+        /// Where the snapshot lies.
+        position: Position,
+        /// Which chunk.
+        number: u32,
+    },
+    /// The chunk. `None`: that snapshot is no longer there.
+    Chunk {
+        /// As asked.
+        position: Position,
+        /// As asked.
+        number: u32,
+        /// Its bytes.
+        bytes: Option<Bytes>,
+    },
+    /// Whether the addressee would take part in a founding by the sender. Between candidates.
+    Invite {
+        /// Names the attempt.
+        round: u64,
+        /// Who is asked.
+        voters: Vec<Member>,
+    },
+    /// It would, and accepts no other invitation for an election timeout. Nothing rests on it.
+    Promise {
+        /// The attempt.
+        round: u64,
+    },
+    /// A founding that lists the addressee as a voter; from its founder or passed on by another member.
+    /// Its sender's incarnation is the one it founds.
+    Founding(Box<Charter>),
+}
+
+/// Who a member is and where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// How eagerly it leads.
+    pub preference: LeadershipPreference,
+    /// Numbers what the sender says of itself: greater whenever it has become something else.
+    pub ping: u64,
+    /// The greatest such number that the sender has heard from this life of the addressee. So an answer
+    /// is told apart from what was said before the question.
+    pub pong: u64,
+    /// How far the log went when the sender's store was opened.
+    pub recovered: Index,
+    /// The leader it follows, if any.
+    pub leader: Option<PeerId>,
+    /// How far it knows the log of its incarnation to be committed.
+    pub commit: Index,
+}
+
+/// A candidacy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidacy {
+    /// The term that the candidate would lead.
+    pub term: Term,
+    /// Where its log ends.
+    pub last: Position,
+    /// The leader itself asked for it: a live leader is no reason to refuse.
+    pub transfer: bool,
+}
+
+/// What a voter says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// It votes for the candidate.
+    Granted,
+    /// It does not.
+    Refused,
+    /// It is no voter of that configuration, or an observer: no vote, and no change of who counts.
+    Abstained,
+}
+
+/// Entries after one that the follower must have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Append {
+    /// The leader's term.
+    pub term: Term,
+    /// The entry before the first.
+    pub previous: Position,
+    /// What follows it; nothing in a sign of life.
+    pub entries: Vec<Entry>,
+    /// How far the leader knows the log to be committed.
+    pub commit: Index,
+    /// The lowest index of which the leader still has the entry.
+    pub kept_from: Index,
+    /// The leader's latest round: its echo shows that the follower still followed when the round began.
+    pub round: u64,
+}
+
+/// What a follower made of an [`Append`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppendReply {
+    /// The follower's term.
+    pub term: Term,
+    /// The round of the append.
+    pub round: u64,
+    /// Whether the logs agree.
+    pub outcome: AppendOutcome,
+}
+
+/// Whether the logs agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppendOutcome {
+    /// They do up to here, durably.
+    Matched(Index),
+    /// They do not at the append's previous entry.
+    Conflict {
+        /// The previous index of the append that was refused.
+        refused: Index,
+        /// The highest position at which they may agree.
+        hint: Position,
+        /// The follower is fetching what it lacks from others: there is no use in sending more.
+        catching_up: bool,
+    },
+}

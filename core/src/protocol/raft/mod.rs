@@ -1,0 +1,58 @@
+//! Consensus: a group of members that agree on one log of commands.
+//!
+//! Raft (Ongaro and Ousterhout 2014; Ongaro 2014), with founding, membership, catch-up and sessions of our
+//! own. The book's page on consensus says which rule guards against what, and which tests hold it.
+
+mod asking;
+mod catch_up;
+mod client;
+mod config;
+mod configuration;
+mod core;
+mod disk;
+mod election;
+mod entry;
+mod founding;
+mod io;
+mod leading;
+mod log;
+mod machine;
+mod membership;
+mod messages;
+mod progress;
+mod reads;
+mod replica;
+mod replication;
+mod saving;
+mod sessions;
+mod state;
+mod status;
+mod store;
+mod types;
+
+#[cfg(smalti_mutants)]
+pub use config::Mutant;
+pub use config::{
+    Config, ConfigError, FoundingRule, LeadershipPreference, StorageClass, VOTERS_MAX,
+};
+pub use configuration::Configuration;
+pub use entry::{
+    Batch, COMMAND_LEN_MAX, Commands, CommandsBuilder, Entry, Owner, Payload, SessionId,
+};
+pub use io::{
+    CallId, CallOutcome, Event, Input, Output, ReadError, ReadId, Rejection, StopReason,
+    Surroundings, WriteId,
+};
+pub use machine::{Identity, Raft};
+pub use messages::{
+    Append, AppendOutcome, AppendReply, Candidacy, Envelope, Hello, Message, Verdict,
+};
+pub use state::{ApplyContext, FrozenState, RestoreError, StateMachine};
+pub use status::{Role, Status};
+pub use store::{
+    HardState, Manifest, Recovered, Snapshot, StagedChunk, Storage, StorageError, Write,
+};
+pub use types::{Charter, Incarnation, Index, Member, Position, Sequence, Term, Version};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! The numbers and names that everything else is made of.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Digest, GroupId, Instance, PeerId};
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        #[serde(transparent)]
+        pub struct $name(pub u64);
+
+        impl $name {
+            /// Before the first.
+            pub const ZERO: Self = Self(0);
+
+            /// The one after this.
+            #[must_use]
+            pub const fn next(self) -> Self {
+                Self(self.0.saturating_add(1))
+            }
+
+            /// The one before this; none comes before [`ZERO`](Self::ZERO).
+            #[must_use]
+            pub const fn previous(self) -> Self {
+                Self(self.0.saturating_sub(1))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number! {
+    /// A term: at most one leader is elected in each. The founder leads term 1.
+    Term
+}
+number! {
+    /// The place of an entry in the log. The founding is entry 1.
+    Index
+}
+number! {
+    /// The place of a command in its session, from 1.
+    Sequence
+}
+
+/// Where a log ends, or an entry lies. Ordered as elections compare logs: by term, then by index (Ongaro
+/// and Ousterhout 2014, section 5.4.1).
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Position {
+    /// The term of the entry.
+    pub term: Term,
+    /// Its index.
+    pub index: Index,
+}
+
+impl Position {
+    /// Before the first entry.
+    pub const ZERO: Self = Self {
+        term: Term::ZERO,
+        index: Index::ZERO,
+    };
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.index, self.term)
+    }
+}
+
+/// One life of a group: the digest of its founding. Two foundings never have the same, since each has 32
+/// fresh random bytes; so logs of two lives are never taken for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Incarnation(pub Digest);
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.short())
+    }
+}
+
+/// Who votes and acknowledges: a peer in one of its lives. A peer that has forgotten what it promised is
+/// another member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Member {
+    /// The peer.
+    pub peer: PeerId,
+    /// Which of its lives: fresh with each start in memory, stored with the vote where that is durable.
+    pub instance: Instance,
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{:?}", self.peer.short(), self.instance)
+    }
+}
+
+/// A place in the history of a group. Indexes of two incarnations cannot be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Version {
+    /// The life of the group.
+    pub incarnation: Incarnation,
+    /// The entry.
+    pub index: Index,
+}
+
+/// How a group began: the contents of entry 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Charter {
+    /// The group.
+    pub group: GroupId,
+    /// Fresh random bytes: without them a group founded again by the same members would take messages of
+    /// its earlier life for its own.
+    pub nonce: [u8; 32],
+    /// Who founds, and leads term 1.
+    pub founder: Member,
+    /// The first voters, the founder among them.
+    pub voters: Vec<Member>,
+    /// So many of the voters must have accepted before anything is acknowledged; 0 and 1 say nothing.
+    pub expected: u32,
+    /// The incarnation that this one goes on from.
+    pub parent: Option<Incarnation>,
+}
+
+impl Charter {
+    /// The incarnation that this founds.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        let mut parts: Vec<&[u8]> = vec![
+            self.group.as_bytes(),
+            &self.nonce,
+            self.founder.peer.as_bytes(),
+            self.founder.instance.as_bytes(),
+        ];
+        let expected = self.expected.to_be_bytes();
+        parts.push(&expected);
+        for voter in &self.voters {
+            parts.push(voter.peer.as_bytes());
+            parts.push(voter.instance.as_bytes());
+        }
+        if let Some(parent) = &self.parent {
+            parts.push(parent.0.as_bytes());
+        }
+        Incarnation(Digest::of("smalti incarnation", &parts))
+    }
+}
