@@ -201,6 +201,7 @@ impl Core {
         // 2014, figure 8): it is committed only with one of this term above it.
         if self.log.term_at(index) != Some(self.term) && !mutant!(self.config, CommitOldTermByCount)
         {
+            leading.held = None;
             return;
         }
         // `Expect(n)`: two foundings that share members could both find a majority of their own. So many
