@@ -431,10 +431,9 @@ impl Discovery {
     fn sync_ended(&mut self, now: Instant, ended: Ended) {
         let peer = ended.peer.id;
         if let Some(request) = ended.request {
-            let result = if ended.is_complete {
-                Ok(())
-            } else {
-                Err(RequestError::SyncFailed(peer))
+            let result = match ended.failure.clone() {
+                None => Ok(()),
+                Some(failure) => Err(RequestError::SyncFailed { peer, failure }),
             };
             self.outputs.push_back(Output::Done { request, result });
         }
@@ -448,7 +447,7 @@ impl Discovery {
         if ended.is_outgoing && ended.tally.missed >= MISSED_MIN && !self.views.is_active(&peer) {
             self.views.bridge(&mut context!(self, now), ended.peer);
         }
-        if !ended.is_complete && ended.is_outgoing && self.views.is_active(&peer) {
+        if ended.failure.is_some() && ended.is_outgoing && self.views.is_active(&peer) {
             // A neighbour that had no time yet: again in a while, and before anybody else.
             self.owed.push_back(peer);
             self.owed.truncate(OWED_MAX);
@@ -667,8 +666,8 @@ impl Machine for Discovery {
                     .opened(&mut context!(self, now), session, peer);
             }
             Input::SyncMessage { session, message } => self.sync_message(now, session, message),
-            Input::SyncClosed { session } => {
-                if let Some(ended) = self.sessions.closed(session) {
+            Input::SyncClosed { session, cause } => {
+                if let Some(ended) = self.sessions.closed(session, cause) {
                     self.sync_ended(now, ended);
                 }
             }

@@ -28,7 +28,7 @@ pub use entry::{
 };
 pub use io::{
     Command, Event, Identity, Input, LocalChange, Output, Refusal, RequestError, RequestId,
-    SessionId,
+    SessionId, SyncFailure,
 };
 pub use machine::Discovery;
 pub use messages::{

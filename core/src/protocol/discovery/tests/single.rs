@@ -1,5 +1,7 @@
 //! What one machine answers to what.
 
+use std::sync::Arc;
+
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -590,12 +592,17 @@ fn a_session_that_fails_is_reported_to_who_asked() {
     let [Output::SyncOpen { session, .. }, Output::SyncSend { .. }] = outputs[..] else {
         panic!("{outputs:?}");
     };
-    let result = Err(RequestError::SyncFailed(peer(1).id));
+    let cause: Arc<str> = "no route".into();
+    let result = Err(RequestError::SyncFailed {
+        peer: peer(1).id,
+        failure: SyncFailure::Link(cause.clone()),
+    });
     let done = Output::Done {
         request: RequestId(7),
         result,
     };
-    assert_eq!(single.input(Input::SyncClosed { session }), [done]);
+    let cause = Some(cause);
+    assert_eq!(single.input(Input::SyncClosed { session, cause }), [done]);
 }
 
 #[test]
@@ -638,7 +645,8 @@ fn inputs_out_of_place_change_nothing() {
     assert_eq!(single.input(Input::Disconnected(stranger.id)), []);
     assert_eq!(
         single.input(Input::SyncClosed {
-            session: SessionId::Incoming(3)
+            session: SessionId::Incoming(3),
+            cause: None,
         }),
         []
     );
