@@ -308,6 +308,14 @@ impl Worker {
                 addresses.name(*entry.id(), entry.addresses());
             }
             machine::Event::PeerDeparted(peer) => addresses.forget(*peer),
+            machine::Event::ClockBehind { peers, at_least } => {
+                tracing::warn!(
+                    peers,
+                    ?at_least,
+                    "peers are refused because their entries are dated in the future: \
+                     set this node's clock right, which seems to be behind"
+                );
+            }
             machine::Event::DuplicateIdentity { addresses, .. } => {
                 tracing::warn!(
                     ?addresses,

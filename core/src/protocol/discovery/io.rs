@@ -281,6 +281,14 @@ pub enum Event {
     PeerUpdated(Arc<PeerEntry>),
     /// A peer has left, or has not been heard of for `purge_after`.
     PeerDeparted(PeerId),
+    /// More peers than the catalog has are refused because they are dated further in the future than
+    /// `max_time_drift`: probably this node's clock is behind. Given at most once a minute.
+    ClockBehind {
+        /// How many peers are refused.
+        peers: usize,
+        /// By how much this node's clock is behind theirs; the least of them.
+        at_least: Duration,
+    },
     /// Another node, which is running, has this node's key. Stop one of the two. Given at most once a
     /// minute.
     DuplicateIdentity {

@@ -5,6 +5,7 @@
 
 mod bounded;
 mod catalog;
+mod clock;
 mod config;
 mod context;
 mod entry;
