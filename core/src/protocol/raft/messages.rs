@@ -60,8 +60,11 @@ pub enum Message {
         /// Batches in the order of their sequence.
         batches: Vec<Batch>,
     },
-    /// The leader is to open a session for the sender.
-    OpenSession,
+    /// The leader is to open a session for this run of the sender.
+    OpenSession {
+        /// Which run: how often the sender's store has been opened; always 0 in memory.
+        boot: u64,
+    },
     /// What came for a leader came to somebody else, or to a leader that is handing over.
     NotLeader {
         /// The term that the sender has seen.

@@ -3,12 +3,20 @@
 //! Raft (Ongaro and Ousterhout 2014; Ongaro 2014), with founding, membership, catch-up and sessions of our
 //! own. The book's page on consensus says which rule guards against what, and which tests hold it.
 
+#[allow(dead_code, unused_imports)]
+mod catch_up;
+#[allow(dead_code)]
+mod client;
 mod config;
 mod configuration;
 mod entry;
 mod io;
 mod machine;
 mod messages;
+#[allow(dead_code)]
+mod replica;
+#[allow(dead_code)]
+mod sessions;
 mod state;
 mod status;
 mod store;
@@ -20,7 +28,9 @@ pub use config::{
     Config, ConfigError, FoundingRule, LeadershipPreference, StorageClass, VOTERS_MAX,
 };
 pub use configuration::Configuration;
-pub use entry::{Batch, COMMAND_LEN_MAX, Commands, CommandsBuilder, Entry, Payload, SessionId};
+pub use entry::{
+    Batch, COMMAND_LEN_MAX, Commands, CommandsBuilder, Entry, Owner, Payload, SessionId,
+};
 pub use io::{
     CallId, CallOutcome, Event, Input, Output, ReadError, ReadId, Rejection, StopReason,
     Surroundings, WriteId,
