@@ -10,6 +10,8 @@
 //! | [`bare`] | [`bare::World`]: machines in an event loop of their own, without executor and sockets; millions of events per second, thousands of nodes |
 //! | [`faults`] | the one vocabulary of what goes wrong, for both levels: plans, schedules, what becomes of each packet |
 //! | [`link`] | the transport under simulated nodes: QUIC's shape without its cryptography, as a machine |
+//! | [`history`] | what clients called and what came of it, recorded |
+//! | [`linearizability`] | whether such a history is that of one object, and if not, why |
 //! | [`trace`] | all that happened as one number, with checkpoints to find where two runs part |
 //! | [`rng`] | random streams, each named by its purpose, all from one seed |
 //! | [`time`] | the time of a run, and clocks that drift and jump |
@@ -30,6 +32,8 @@
 pub mod bare;
 pub mod cluster;
 pub mod faults;
+pub mod history;
+pub mod linearizability;
 pub mod link;
 pub mod rng;
 pub mod time;
