@@ -6,6 +6,7 @@ use smalti_sim::rng::Streams;
 use smalti_sim::time::SimTime;
 
 use super::cluster::{Cluster, Group, Scheduled};
+use super::history;
 use super::plan::{MEMBERS_MAX, Plan};
 use super::rare;
 use super::settle::{heal, settled};
@@ -43,11 +44,7 @@ impl Scenario for Chaos {
         world.trace_mut().record_lines(options.lines.clone());
         let mut faults = Vec::new();
         let mut measured = Vec::new();
-        let result = catch(|| {
-            let result = run(&mut world, &plan, &streams, &mut faults, &mut measured);
-            world.environment_mut().0.close();
-            result
-        });
+        let result = catch(|| run(&mut world, &plan, &streams, &mut faults, &mut measured));
         if faults.is_empty() {
             faults = world.recorded_faults().to_vec();
         }
@@ -96,5 +93,8 @@ fn run(
     faults.extend_from_slice(world.recorded_faults());
     let mut rng = streams.stream("settle");
     let broken = heal(world, plan.breaks_minority, &mut rng);
-    settled(world, &broken, &plan.setup.preferences, &mut rng, measured)
+    settled(world, &broken, &plan.setup.preferences, &mut rng, measured)?;
+    let (environment, _) = world.environment_mut();
+    environment.close();
+    history::check(&environment.clients, &environment.ledger)
 }

@@ -5,6 +5,7 @@ mod clients;
 mod cluster;
 mod digests;
 mod disk;
+mod history;
 mod image;
 mod ledger;
 mod network;

@@ -18,7 +18,7 @@ pub(super) struct CommandId {
 }
 
 /// What is done with a register, which holds 0 at first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) enum Operation {
     /// Replaces the value.
     Put(u64),
