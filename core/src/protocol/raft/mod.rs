@@ -3,19 +3,27 @@
 //! Raft (Ongaro and Ousterhout 2014; Ongaro 2014), with founding, membership, catch-up and sessions of our
 //! own. The book's page on consensus says which rule guards against what, and which tests hold it.
 
-#[allow(dead_code, unused_imports)]
+mod asking;
 mod catch_up;
-#[allow(dead_code)]
 mod client;
 mod config;
 mod configuration;
+mod core;
+mod disk;
+mod election;
 mod entry;
+mod founding;
 mod io;
+mod leading;
+mod log;
 mod machine;
+mod membership;
 mod messages;
-#[allow(dead_code)]
+mod progress;
+mod reads;
 mod replica;
-#[allow(dead_code)]
+mod replication;
+mod saving;
 mod sessions;
 mod state;
 mod status;
@@ -45,3 +53,6 @@ pub use store::{
     HardState, Manifest, Recovered, Snapshot, StagedChunk, Storage, StorageError, Write,
 };
 pub use types::{Charter, Incarnation, Index, Member, Position, Sequence, Term, Version};
+
+#[cfg(test)]
+mod tests;

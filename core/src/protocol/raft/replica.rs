@@ -116,6 +116,18 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
+    /// The node has left its founding, in which no command was applied; it goes on as `owner`.
+    pub(super) fn incarnation_left(&mut self, owner: Owner) {
+        debug_assert_eq!(self.commands, 0, "a founding with commands is not left");
+        self.owner = owner;
+        self.sessions = Sessions::default();
+        self.applied = Position::ZERO;
+        self.incarnation = None;
+        self.configuration = Configuration::default();
+        self.configured_at = Index::ZERO;
+        self.latest = Latest::None;
+    }
+
     /// The state machine.
     pub(super) const fn state(&self) -> &S {
         &self.state
@@ -134,11 +146,6 @@ impl<S: StateMachine> Replica<S> {
     /// How many client commands have been applied.
     pub(super) const fn commands(&self) -> u64 {
         self.commands
-    }
-
-    /// The incarnation, once its founding has been applied.
-    pub(super) const fn incarnation(&self) -> Option<Incarnation> {
-        self.incarnation
     }
 
     /// Where the latest snapshot lies.

@@ -18,7 +18,6 @@ use bytes::Bytes;
 
 pub(super) use self::serve::{LogView, fetch};
 pub(super) use self::shelf::SnapshotShelf;
-pub(super) use self::transfer::{CHUNK_LEN_MAX, CHUNKS_MAX, chunk_digest};
 
 use self::pieces::Pieces;
 use self::sources::{Asked, Pick, Sources};
@@ -114,11 +113,6 @@ impl CatchUp {
     pub(super) fn advance(&mut self, now: Instant, position: Position) {
         self.pieces.advance(position.index, position.term);
         self.pump(now);
-    }
-
-    /// All up to here was handed over, or was there before.
-    pub(super) const fn have(&self) -> Index {
-        self.pieces.have()
     }
 
     /// Whether it has handed over all that it knows to be committed.

@@ -119,15 +119,6 @@ impl SnapshotShelf {
         self.tidy();
     }
 
-    /// The lowest index that the log must be kept from for those who fetch a snapshot. `None`: nobody does.
-    pub(in crate::protocol::raft) fn pinned_from(&self, now: Instant) -> Option<Index> {
-        self.pins
-            .values()
-            .filter(|pin| pin.until > now)
-            .map(|pin| pin.needs)
-            .min()
-    }
-
     /// Where the log may be cut that would be kept from `wanted` on if nobody fetched anything. `size` tells
     /// the bytes of an entry; it is asked for those that are kept only for others.
     ///

@@ -16,11 +16,6 @@ pub(in crate::protocol::raft) const CHUNKS_MAX: usize = 16_384;
 /// as long as a command.
 pub(in crate::protocol::raft) const CHUNK_LEN_MAX: usize = 16 << 20;
 
-/// The digest of a chunk, as manifests have it.
-pub(in crate::protocol::raft) fn chunk_digest(chunk: &[u8]) -> Digest {
-    Digest::of("smalti snapshot chunk", &[chunk])
-}
-
 #[derive(Debug)]
 enum Stage {
     /// None is fetched.
@@ -142,7 +137,9 @@ impl Transfer {
         let Some(digest) = digest.filter(|_| manifest.position == position) else {
             return Ok(());
         };
-        if bytes.len() > CHUNK_LEN_MAX || chunk_digest(&bytes) != *digest {
+        if bytes.len() > CHUNK_LEN_MAX
+            || crate::protocol::raft::replica::chunk_digest(&bytes) != *digest
+        {
             return Err(Dishonest);
         }
         self.stock.insert(*digest, bytes);
