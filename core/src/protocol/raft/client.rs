@@ -37,8 +37,8 @@ pub(super) struct Client {
     owner: Owner,
     forward_timeout: Duration,
     session: Option<SessionId>,
-    /// Commands that have no number yet, in order; `None` where one was given up.
-    queue: VecDeque<Option<(CallId, Bytes)>>,
+    /// Calls whose commands have no number yet, in order.
+    queue: VecDeque<Queued>,
     /// Calls whose commands have a number, in its order, from the first that has not ended.
     sent: VecDeque<Sent>,
     /// The number of the first in `sent`, or of the next command.
@@ -47,6 +47,8 @@ pub(super) struct Client {
     flights: VecDeque<Flight>,
     /// How many of `flights` are due.
     due: usize,
+    /// How many of `queue` were given up.
+    holes: usize,
     /// Calls that have not ended.
     waiting: usize,
     queue_bytes: usize,
@@ -64,12 +66,26 @@ pub(super) struct Client {
     stopped: bool,
 }
 
+/// A call whose command has no number yet.
+#[derive(Debug)]
+struct Queued {
+    call: CallId,
+    /// `None`: it was given up, and leaves no place in the session.
+    command: Option<Bytes>,
+}
+
 /// A call whose command has a number.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    call: CallId,
+    state: SentState,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sent {
-    Waiting(CallId),
+enum SentState {
+    Waiting,
     /// The caller waits no longer; the log decides whether the command or its absence came first.
-    GivenUp(CallId),
+    GivenUp,
     Ended,
 }
 
@@ -104,6 +120,7 @@ impl Client {
             front: Sequence(1),
             flights: VecDeque::new(),
             due: 0,
+            holes: 0,
             waiting: 0,
             queue_bytes: 0,
             flight_bytes: 0,
@@ -119,6 +136,12 @@ impl Client {
     /// Which run it is.
     pub(super) const fn owner(&self) -> Owner {
         self.owner
+    }
+
+    /// Goes on as `owner`: the node has left its founding, in which no session was opened.
+    pub(super) fn leave_founding(&mut self, owner: Owner) {
+        self.lose_session();
+        self.owner = owner;
     }
 
     /// Takes a command, to be applied exactly once. Its outcome comes from [`poll_ended`](Self::poll_ended).
@@ -143,27 +166,32 @@ impl Client {
         }
         self.waiting += 1;
         self.queue_bytes += command.len();
-        self.queue.push_back(Some((call, command)));
+        self.queue.push_back(Queued {
+            call,
+            command: Some(command),
+        });
         Ok(())
     }
 
     /// The caller waits no longer. A command that was never sent ends at once; of another the log decides.
     pub(super) fn give_up(&mut self, call: CallId) {
-        let is_call =
-            |queued: &Option<(CallId, Bytes)>| matches!(queued, Some((id, _)) if *id == call);
-        if let Some(queued) = self.queue.iter_mut().find(|queued| is_call(queued)) {
-            if let Some((_, command)) = queued.take() {
+        if let Some(at) = place_of(&self.queue, call, |queued| queued.call) {
+            if let Some(command) = self.queue[at].command.take() {
                 self.queue_bytes -= command.len();
+                self.end(call, CallOutcome::GivenUp);
+                self.holes += 1;
+                self.drop_holes();
             }
-            self.end(call, CallOutcome::GivenUp);
-            self.drop_holes();
             return;
         }
-        let is_call = |sent: &Sent| *sent == Sent::Waiting(call);
-        let Some(at) = self.sent.iter().position(is_call) else {
+        let Some(at) = place_of(&self.sent, call, |sent| sent.call) else {
             return;
         };
-        self.sent[at] = Sent::GivenUp(call);
+        let sent = &mut self.sent[at];
+        if sent.state != SentState::Waiting {
+            return;
+        }
+        sent.state = SentState::GivenUp;
         let sequence = Sequence(self.front.0 + at as u64);
         let after = self
             .flights
@@ -237,7 +265,7 @@ impl Client {
                 outcome,
             } => {
                 if self.session == Some(session) {
-                    self.end_sent(incarnation, sequence, outcome);
+                    self.end_sent(session, incarnation, sequence, outcome);
                     self.advance(now);
                 }
             }
@@ -263,8 +291,11 @@ impl Client {
         if let Some(id) = self.session {
             match sessions.get(id) {
                 Some(session) => {
-                    for sequence in (self.front.0..=session.last().0).map(Sequence) {
-                        self.end_sent(incarnation, sequence, session.outcome(sequence));
+                    let end = self.front.0 + self.sent.len() as u64;
+                    let last = session.last().0.min(end);
+                    for sequence in (self.front.0..=last).map(Sequence) {
+                        let outcome = session.outcome(sequence);
+                        self.end_sent(id, incarnation, sequence, outcome);
                     }
                     self.advance(now);
                 }
@@ -288,10 +319,13 @@ impl Client {
     pub(super) fn stop(&mut self) {
         self.lose_session();
         self.stopped = true;
-        for (call, _) in std::mem::take(&mut self.queue).into_iter().flatten() {
-            self.end(call, CallOutcome::Rejected(Rejection::Stopped));
+        for queued in std::mem::take(&mut self.queue) {
+            if queued.command.is_some() {
+                self.end(queued.call, CallOutcome::Rejected(Rejection::Stopped));
+            }
         }
         self.queue_bytes = 0;
+        self.holes = 0;
     }
 
     /// There is a session in which the commands up to `last` have ended.
@@ -308,8 +342,8 @@ impl Client {
     /// under another.
     fn lose_session(&mut self) {
         for sent in std::mem::take(&mut self.sent) {
-            if let Sent::Waiting(call) | Sent::GivenUp(call) = sent {
-                self.end(call, CallOutcome::Unknown);
+            if sent.state != SentState::Ended {
+                self.end(sent.call, CallOutcome::Unknown);
             }
         }
         self.flights.clear();
@@ -327,7 +361,13 @@ impl Client {
         self.ended.push_back((call, outcome));
     }
 
-    fn end_sent(&mut self, incarnation: Incarnation, sequence: Sequence, outcome: Outcome) {
+    fn end_sent(
+        &mut self,
+        session: SessionId,
+        incarnation: Incarnation,
+        sequence: Sequence,
+        outcome: Outcome,
+    ) {
         let sent = sequence
             .0
             .checked_sub(self.front.0)
@@ -335,18 +375,18 @@ impl Client {
         let Some(sent) = sent else {
             return;
         };
-        let (Sent::Waiting(call) | Sent::GivenUp(call)) = std::mem::replace(sent, Sent::Ended)
-        else {
-            return;
-        };
-        let outcome = match (outcome, self.session) {
+        let Sent { call, state } = *sent;
+        sent.state = SentState::Ended;
+        let outcome = match (outcome, state) {
+            (_, SentState::Ended) => return,
             (Outcome::Applied { index, output }, _) => CallOutcome::Applied {
                 version: Version { incarnation, index },
                 output,
             },
             (Outcome::GivenUp, _) => CallOutcome::GivenUp,
-            (Outcome::Lost, Some(session)) => CallOutcome::OutputLost { session, sequence },
-            (Outcome::Lost, None) => CallOutcome::Unknown,
+            (Outcome::Lost, SentState::Waiting) => CallOutcome::OutputLost { session, sequence },
+            // What is lost may also be that it was given up.
+            (Outcome::Lost, SentState::GivenUp) => CallOutcome::Unknown,
         };
         self.end(call, outcome);
     }
@@ -354,7 +394,9 @@ impl Client {
     /// Forgets what has ended.
     fn advance(&mut self, now: Instant) {
         let before = self.front;
-        while self.sent.front() == Some(&Sent::Ended) {
+        while let Some(sent) = self.sent.front()
+            && sent.state == SentState::Ended
+        {
             self.sent.pop_front();
             self.front = self.front.next();
         }
@@ -410,11 +452,16 @@ impl Client {
                 && builder.len_bytes() < BATCH_BYTES_MAX
                 && let Some(queued) = self.queue.pop_front()
             {
-                if let Some((call, command)) = queued {
-                    self.queue_bytes -= command.len();
-                    builder.push(&command);
-                    self.sent.push_back(Sent::Waiting(call));
-                }
+                let Some(command) = queued.command else {
+                    self.holes -= 1;
+                    continue;
+                };
+                self.queue_bytes -= command.len();
+                builder.push(&command);
+                self.sent.push_back(Sent {
+                    call: queued.call,
+                    state: SentState::Waiting,
+                });
             }
             if builder.count() == 0 {
                 return;
@@ -435,13 +482,22 @@ impl Client {
         }
     }
 
-    /// Keeps places of commands that were given up from outnumbering the others.
+    /// Keeps calls that were given up from outnumbering the others in the queue.
     fn drop_holes(&mut self) {
-        let queued = self.waiting - self.sent.len();
-        if self.queue.len() > 2 * queued {
-            self.queue.retain(Option::is_some);
+        if 2 * self.holes > self.queue.len() {
+            self.queue.retain(|queued| queued.command.is_some());
+            self.holes = 0;
         }
     }
+}
+
+/// Where `call` is. Found at once among calls in ascending order, as callers number them as a rule.
+fn place_of<T>(calls: &VecDeque<T>, call: CallId, of: impl Fn(&T) -> CallId) -> Option<usize> {
+    let guess = calls.partition_point(|other| of(other) < call);
+    if calls.get(guess).is_some_and(|other| of(other) == call) {
+        return Some(guess);
+    }
+    calls.iter().position(|other| of(other) == call)
 }
 
 impl Flight {
@@ -452,7 +508,8 @@ impl Flight {
         let numbers = self.batch.first.0..;
         for (number, command) in numbers.zip(self.batch.commands.iter()) {
             let at = number.checked_sub(front.0).map(|at| at as usize);
-            let is_given_up = at.is_some_and(|at| matches!(sent.get(at), Some(Sent::GivenUp(_))));
+            let sent = at.and_then(|at| sent.get(at));
+            let is_given_up = sent.is_some_and(|sent| sent.state == SentState::GivenUp);
             match command {
                 Some(command) if !is_given_up => commands.push(&command),
                 Some(_) | None => commands.push_given_up(),

@@ -465,7 +465,7 @@ impl Core {
 
     fn forget(&mut self, known: &Peer, peer: PeerId) {
         if let (State::Leader(leading), Some(instance)) = (&mut self.state, known.instance) {
-            leading.lost(Member { peer, instance });
+            leading.lost(Member { peer, instance }, self.log.last().index);
         }
     }
 
@@ -590,17 +590,18 @@ impl Core {
                 peer.hello_at = now;
             }
         }
+        let last = self.log.last().index;
         if let State::Leader(leading) = &mut self.state {
             if let Some(instance) = old_life {
-                leading.lost(Member { peer: id, instance });
+                leading.lost(Member { peer: id, instance }, last);
             }
             if envelope.incarnation == self.incarnation {
                 let member = Member {
                     peer: id,
                     instance: envelope.from,
                 };
-                let last = self.log.last().index;
-                leading.joined(now, member, last, is_new_boot, hello.recovered);
+                let restarted = (is_same_life && is_new_boot).then_some(hello.recovered);
+                leading.joined(now, member, last, is_new_boot, restarted);
             }
         }
         true

@@ -58,32 +58,33 @@ impl Leading {
         }
     }
 
-    /// A member of our incarnation has said who it is, in a log that ends at `last`.
+    /// A member of our incarnation has said who it is; our log ends at `last`. `restarted`: the same life
+    /// goes on from a store whose log went that far.
     pub(super) fn joined(
         &mut self,
         now: Instant,
         member: Member,
         last: Index,
-        is_new_boot: bool,
-        recovered: Index,
+        is_new: bool,
+        restarted: Option<Index>,
     ) {
         let progress = self
             .progress
             .entry(member)
             .or_insert_with(|| Progress::new(now, last));
-        if is_new_boot {
-            // It has restarted with less than it had acknowledged: its store was set back, and what was
-            // counted on it may be gone.
-            progress.is_suspect |= recovered < progress.matched;
-            progress.reconnected();
+        // One that restarts with less than it had acknowledged was set back, and what was counted on it may
+        // be gone.
+        progress.is_suspect |= restarted.is_some_and(|recovered| recovered < progress.matched);
+        if is_new {
+            progress.reconnected(last);
         }
         progress.heard_at = now;
     }
 
     /// The bond with a member is gone, or its life is over.
-    pub(super) fn lost(&mut self, member: Member) {
+    pub(super) fn lost(&mut self, member: Member, last: Index) {
         if let Some(progress) = self.progress.get_mut(&member) {
-            progress.reconnected();
+            progress.reconnected(last);
             progress.kept_up_since = None;
         }
     }

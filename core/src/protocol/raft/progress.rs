@@ -62,10 +62,15 @@ impl Progress {
         }
     }
 
-    /// The bond is new: what was on its way is lost. What was acknowledged stays so.
-    pub(super) fn reconnected(&mut self) {
+    /// The bond is new: what was on its way is lost. What was acknowledged stays so. The leader's log ends
+    /// at `last`: where nothing was acknowledged, the end is where to begin to look.
+    pub(super) fn reconnected(&mut self, last: Index) {
         self.in_flight.clear();
-        self.next = self.matched.next().max(Index(1));
+        self.next = if self.matched > Index::ZERO {
+            self.matched.next()
+        } else {
+            last.next()
+        };
         self.pace = Pace::Probe { sent: false };
     }
 
