@@ -27,7 +27,8 @@ pub(super) fn of_input(input: &Input) -> u64 {
 
 fn of_envelope(envelope: &Envelope) -> u64 {
     let mut hasher = TraceHasher::new();
-    (envelope.from, envelope.to, envelope.incarnation).hash(&mut hasher);
+    (envelope.from, envelope.boot, envelope.to).hash(&mut hasher);
+    envelope.incarnation.hash(&mut hasher);
     message(&envelope.message, &mut hasher);
     hasher.finish()
 }
@@ -36,14 +37,8 @@ fn message(message: &Message, to: &mut TraceHasher) {
     std::mem::discriminant(message).hash(to);
     match message {
         Message::Hello(hello) => {
-            (
-                hello.boot,
-                hello.term,
-                hello.leader,
-                hello.commit,
-                hello.answer,
-            )
-                .hash(to);
+            (hello.ping, hello.pong, hello.recovered).hash(to);
+            (hello.leader, hello.commit).hash(to);
         }
         Message::PreVote(candidacy) | Message::RequestVote(candidacy) => {
             self::candidacy(candidacy, to);
@@ -72,8 +67,7 @@ fn message(message: &Message, to: &mut TraceHasher) {
         }
         Message::TimeoutNow { term } => term.hash(to),
         Message::Forward { batches } => batches.iter().for_each(|batch| self::batch(batch, to)),
-        Message::OpenSession { boot } => boot.hash(to),
-        Message::Leave | Message::FetchManifest => {}
+        Message::OpenSession | Message::Leave | Message::FetchManifest => {}
         Message::NotLeader { term, leader } => (term, leader).hash(to),
         Message::ReadIndex { id } => id.hash(to),
         Message::ReadIndexReply { id, index } => (id, index).hash(to),
@@ -155,7 +149,7 @@ fn payload(payload: &Payload, to: &mut TraceHasher) {
         }
         Payload::Blank | Payload::SnapshotPoint => {}
         Payload::Configuration(configuration) => self::configuration(configuration, to),
-        Payload::Open(member) => member.hash(to),
+        Payload::Open(owner) => owner.hash(to),
         Payload::Commands(batch) => self::batch(batch, to),
     }
 }

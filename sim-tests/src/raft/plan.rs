@@ -242,6 +242,7 @@ fn draw_config(rng: &mut ChaCha8Rng, voters: u32) -> Config {
         config.heartbeat_jitter = unit / 14;
         config.bootstrap_delay = unit * 3 / 2;
         config.forward_timeout = unit / 2 + between(rng, Duration::ZERO, unit);
+        config.query_timeout = unit / 2 + between(rng, Duration::ZERO, unit);
         config.max_missed_heartbeats = 3 + below(rng, 10) as u32;
     }
     config.max_voters = voters;
