@@ -307,14 +307,6 @@ impl Client {
         }
     }
 
-    /// The node has left the incarnation in which the session was; it goes on as `owner`.
-    pub(super) fn incarnation_left(&mut self, owner: Owner) {
-        self.lose_session();
-        self.target = None;
-        self.deadline = None;
-        self.owner = owner;
-    }
-
     /// Ends all calls: nothing is sent any more.
     pub(super) fn stop(&mut self) {
         self.lose_session();

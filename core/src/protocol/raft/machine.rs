@@ -600,8 +600,8 @@ impl<S: StateMachine> Raft<S> {
         if self.client.owner() == owner {
             return;
         }
-        self.client.incarnation_left(owner);
-        self.replica.incarnation_left(owner);
+        self.client.leave_founding(owner);
+        self.replica.leave_founding(owner);
         self.asking.incarnation_left();
         self.catch_up = None;
     }

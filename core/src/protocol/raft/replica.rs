@@ -117,7 +117,7 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// The node has left its founding, in which no command was applied; it goes on as `owner`.
-    pub(super) fn incarnation_left(&mut self, owner: Owner) {
+    pub(super) fn leave_founding(&mut self, owner: Owner) {
         debug_assert_eq!(self.commands, 0, "a founding with commands is not left");
         self.owner = owner;
         self.sessions = Sessions::default();
@@ -148,28 +148,6 @@ impl<S: StateMachine> Replica<S> {
         self.commands
     }
 
-<<<<<<< HEAD
-=======
-    /// The incarnation, once its founding has been applied.
-    pub(super) const fn incarnation(&self) -> Option<Incarnation> {
-        self.incarnation
-    }
-
-    /// Goes back to before the founding, as `owner`: the node has left it. Nothing but the founding has been
-    /// applied.
-    pub(super) fn leave_founding(&mut self, owner: Owner) {
-        debug_assert!(
-            self.applied.index <= Index(1),
-            "a founding in which more was committed is not left"
-        );
-        self.owner = owner;
-        self.applied = Position::ZERO;
-        self.incarnation = None;
-        self.configure(Index::ZERO, Configuration::default());
-        self.latest = Latest::None;
-    }
-
->>>>>>> replica
     /// Where the latest snapshot lies.
     pub(super) fn snapshot_position(&self) -> Option<Position> {
         match &self.latest {
@@ -706,7 +684,7 @@ mod tests {
         other.install(&at_5).unwrap();
         assert_eq!(items(&other), [b"4", b"5"]);
         assert_eq!(other.applied(), at_5.manifest.position);
-        assert_eq!(other.incarnation(), replica.incarnation());
+        assert_eq!(other.incarnation, replica.incarnation);
         other.install(&at_7).unwrap();
         assert_eq!(items(&other), [b"4", b"5"]);
         assert_eq!(other.commands(), 2);
@@ -804,7 +782,7 @@ mod tests {
         assert!(replica.snapshot().is_some());
         replica.leave_founding(owner(9));
         assert_eq!(replica.applied(), Position::ZERO);
-        assert_eq!(replica.incarnation(), None);
+        assert_eq!(replica.incarnation, None);
         assert_eq!(replica.snapshot(), None);
         apply(&mut replica, &founding());
         let opened = apply_all(

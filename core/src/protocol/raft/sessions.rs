@@ -86,6 +86,12 @@ impl Sessions {
             .map(|(id, session)| (*id, &**session))
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The table as bytes: equal tables give equal bytes.
     pub(super) fn encode(&self) -> Vec<u8> {
         let sessions: Vec<(SessionId, &Session)> = self
