@@ -106,6 +106,10 @@ impl Watched<'_> {
                     watch.found
                 );
             }
+            if watch.me != Some(status.me) {
+                // It has left a founding, and promised nothing in its new life.
+                watch.term = Term::ZERO;
+            }
             watch.me = Some(status.me);
             watch.incarnation = status.incarnation;
             watch.last = Position::ZERO;
