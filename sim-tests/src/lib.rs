@@ -22,4 +22,5 @@ pub static SCENARIOS: &[&dyn Scenario] = &[
     &overlay::Scale,
     &overlay::Churn,
     &raft::Chaos,
+    &overlay::Steady,
 ];

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::part::{Helpers, Part};
+use super::part::{HELPERS_MAX, Helpers, Part};
 use super::search::{Found, Search, Want};
 use super::{CounterExample, HistoryOf, Model};
 
@@ -28,7 +28,8 @@ impl<M: Model> Checker<M> {
         }
     }
 
-    /// Takes up to `steps` steps for each key, and as many again to make a counter-example smaller.
+    /// Takes up to `steps` steps for each key; as many again for a second, simpler search where those did not
+    /// suffice; and as many again to make a counter-example smaller.
     #[must_use]
     pub const fn steps_max(mut self, steps: u64) -> Self {
         self.steps_max = steps;
@@ -67,11 +68,33 @@ impl<M: Model> Checker<M> {
     }
 
     /// Looks for an order of the operations of one key.
-    pub(super) fn search<'a>(&'a self, part: &Part<'a, M>) -> Found<M::State> {
-        let returned = part.returned();
-        let mut helpers = Helpers::new(&self.model, part, Some(&returned));
+    fn search<'a>(&'a self, part: &Part<'a, M>) -> Found<M::State> {
+        let mut known = part.returned();
+        let mut helpers = Helpers::new(&self.model, part, Some(&known));
         let mut steps = self.steps_max;
-        Search::new(&self.model, part, &returned, &mut helpers, &mut steps).run(Want::One)
+        let search = Search::new(&self.model, part, &known, &mut helpers, &mut steps);
+        let found = search.run(Want::One);
+        if !matches!(found, Found::Undecided) {
+            return found;
+        }
+        // Perhaps those that are easy to search have no order whatever became of the others. Then all have none.
+        let mut is_easier = false;
+        for (op, known) in known.iter_mut().enumerate() {
+            if *known && helpers.helpers_of(part, op, true).len() > HELPERS_MAX {
+                *known = false;
+                is_easier = true;
+            }
+        }
+        if !is_easier {
+            return found;
+        }
+        let mut helpers = Helpers::new(&self.model, part, Some(&known));
+        let mut steps = self.steps_max;
+        let search = Search::new(&self.model, part, &known, &mut helpers, &mut steps);
+        match search.run(Want::One) {
+            Found::None(_) => Found::None(0),
+            Found::Orders(_) | Found::Undecided => Found::Undecided,
+        }
     }
 }
 

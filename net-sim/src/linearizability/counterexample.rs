@@ -11,6 +11,9 @@ use crate::time::SimTime;
 /// How many operations of the longest order are shown.
 const SHOWN: usize = 8;
 
+/// How many operations of a conflict are shown, the last ones.
+const CONFLICT_SHOWN: usize = 24;
+
 /// Why there is no order of the operations of one key. It is shown as text, with a timeline.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -24,7 +27,8 @@ pub struct CounterExample<M: Model> {
     pub is_smallest: bool,
     /// The number of other operations of the key.
     pub others: usize,
-    /// The first operation whose return cannot be explained. All returns before it can.
+    /// The first operation whose return cannot be explained: all returns before it can. A later one if the steps
+    /// did not suffice to find that.
     pub blocked: Entry<M>,
     /// An order of all operations that returned before it, and of others that had been called by then. Empty also
     /// if the steps did not suffice to find it.
@@ -141,7 +145,12 @@ impl<M: Model> CounterExample<M> {
     /// One line for each operation of the conflict: when it was called and returned, as a bar too, and what.
     /// Each point of time at which something happens is as wide as the next.
     fn write_timeline(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let operations = self.conflict.iter().map(|entry| &entry.operation);
+        let hidden = self.conflict.len().saturating_sub(CONFLICT_SHOWN);
+        if hidden > 0 {
+            writeln!(f, "  {hidden} of them, and then:")?;
+        }
+        let conflict = &self.conflict[hidden..];
+        let operations = conflict.iter().map(|entry| &entry.operation);
         let operations = operations.filter_map(|op| Some((op, op.called(), op.returned()?)));
         let operations: Vec<_> = operations.collect();
         let ends = operations
@@ -154,7 +163,7 @@ impl<M: Model> CounterExample<M> {
             .iter()
             .map(|(op, ..)| op.client().to_string().len());
         let name_width = names.max().unwrap_or_default();
-        for (entry, (operation, called, returned)) in self.conflict.iter().zip(&operations) {
+        for (entry, (operation, called, returned)) in conflict.iter().zip(&operations) {
             let (begin, end) = (column(*called), column(*returned));
             let mut bar = " ".repeat(begin) + "|";
             if end > begin {

@@ -145,14 +145,20 @@ pub(super) fn index(place: usize) -> u32 {
     u32::try_from(place).expect("no history in memory has four thousand million operations")
 }
 
-/// What each operation can be prepared by: the kinds that [can matter](Model::can_matter) right before it.
-/// Answers are kept, for the model is asked about many pairs.
+/// What more kinds of operations than this can help is likely to need none of them in particular, and takes long to
+/// search. Conflicts are looked for among other operations first.
+pub(super) const HELPERS_MAX: usize = 64;
+
+/// Which kinds of operations of unknown outcome [can matter](Model::can_matter) to what. Answers are kept, for the
+/// model is asked about many pairs.
 pub(super) struct Helpers<'a, M: Model> {
     model: &'a M,
-    /// The kinds that are asked about, each with an operation of it.
+    /// The kinds that are asked about, in order, each with an operation of it.
     kinds: Vec<(usize, &'a M::Op)>,
-    /// By operation, and whether its output counts.
-    answers: BTreeMap<(usize, bool), Rc<[usize]>>,
+    /// What helps, by operation and whether its output counts.
+    helpers: BTreeMap<(usize, bool), Rc<[usize]>>,
+    /// What is helped, by kind.
+    helped: BTreeMap<usize, Rc<[usize]>>,
 }
 
 impl<'a, M: Model> Helpers<'a, M> {
@@ -166,21 +172,44 @@ impl<'a, M: Model> Helpers<'a, M> {
         Self {
             model,
             kinds: kinds.into_iter().collect(),
-            answers: BTreeMap::new(),
+            helpers: BTreeMap::new(),
+            helped: BTreeMap::new(),
         }
     }
 
-    /// The kinds that can matter right before operation `op` of `part`.
-    pub(super) fn of(&mut self, part: &Part<'_, M>, op: usize, with_output: bool) -> Rc<[usize]> {
+    /// The kinds that can matter right before operation `op` of `part`, in order.
+    pub(super) fn helpers_of(
+        &mut self,
+        part: &Part<'_, M>,
+        op: usize,
+        with_output: bool,
+    ) -> Rc<[usize]> {
         let ask = || {
             let next = part.operations[op];
             let output = next.output().filter(|_| with_output);
+            let can_matter = |unknown: &M::Op| self.model.can_matter(unknown, next.op(), output);
             let kinds = self.kinds.iter();
-            let kinds =
-                kinds.filter(|(_, unknown)| self.model.can_matter(unknown, next.op(), output));
+            let kinds = kinds.filter(|(_, unknown)| can_matter(unknown));
             kinds.map(|(kind, _)| *kind).collect()
         };
-        let answer = self.answers.entry((op, with_output)).or_insert_with(ask);
+        let answer = self.helpers.entry((op, with_output)).or_insert_with(ask);
         Rc::clone(answer)
+    }
+
+    /// The kinds that operation `op` of `part` can matter to where neither output is known.
+    pub(super) fn helped_by(&mut self, part: &Part<'_, M>, op: usize) -> Rc<[usize]> {
+        let ask = || {
+            let unknown = part.operations[op].op();
+            let kinds = self.kinds.iter();
+            let kinds = kinds.filter(|(_, next)| self.model.can_matter(unknown, next, None));
+            kinds.map(|(kind, _)| *kind).collect()
+        };
+        let answer = self.helped.entry(part.kinds[op]).or_insert_with(ask);
+        Rc::clone(answer)
+    }
+
+    /// Whether that is so of all kinds.
+    pub(super) fn help_is_general(&mut self, part: &Part<'_, M>, op: usize) -> bool {
+        self.helped_by(part, op).len() == self.kinds.len()
     }
 }

@@ -5,12 +5,14 @@
 //! later ones few, as no more can be than were outstanding at one time. So configurations are small, however
 //! long the history is.
 //!
-//! That nothing is missed where configurations and operations are left out: suppose that of all configurations
-//! visited some could be completed, and take one that needs the fewest further operations. Its first
-//! next operation can be taken to be one that was tried (a read that is possible moves to the front; an operation of
-//! unknown outcome that does not matter to the next one can be dropped, which contradicts "fewest"; equal ones
-//! can change places). What it leads to was visited, or something with the same state that has used
-//! fewer operations of unknown outcome, and that can be completed with fewer further operations: a contradiction.
+//! That nothing is missed where configurations and operations are left out: suppose that some of the
+//! configurations visited could be completed, and take one of them that needs the fewest further operations, among
+//! those that do not restrict what comes next. Then each of unknown outcome in that completion matters to the one
+//! that follows it, or it could be dropped, which contradicts "fewest"; reads may be moved to where they first are
+//! possible, and equal operations may change places. So its steps up to the next known operation are such as are
+//! tried. What each leads to was visited, or something at least as good was: with the same state, with
+//! no other operations of unknown outcome used, and not restricted otherwise. That can be completed with the
+//! same steps, and behind the known operation it is not restricted and needs fewer: a contradiction.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -56,6 +58,9 @@ struct Configuration {
     ahead: Vec<u32>,
     /// Operations of unknown outcome that are linearized, in order.
     used: Vec<u32>,
+    /// The last operation linearized, if its outcome is unknown: what comes next is something that it can matter
+    /// to. Nothing where that is so of all that may come next.
+    last: Option<usize>,
 }
 
 impl Configuration {
@@ -65,6 +70,7 @@ impl Configuration {
 
     /// Adds a known operation.
     fn linearize(&mut self, number: u32) {
+        self.last = None;
         if number as usize != self.first {
             let place = self.ahead.partition_point(|&other| other < number);
             self.ahead.insert(place, number);
@@ -115,12 +121,17 @@ struct Node {
 /// Stands in the tree for the beginning.
 const ROOT: usize = usize::MAX;
 
+/// How many comparisons of operations take as long as a step.
+const COMPARED: usize = 16;
+
 /// Configurations that differ at most in what unknown operations they have used.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     first: usize,
     state: usize,
     ahead: Box<[u32]>,
+    /// The kind of the last operation, where that restricts what comes next.
+    last: Option<usize>,
 }
 
 pub(super) struct Search<'s, 'a, M: Model> {
@@ -185,6 +196,7 @@ impl<'s, 'a, M: Model> Search<'s, 'a, M> {
                 state,
                 ahead: Vec::new(),
                 used: Vec::new(),
+                last: None,
             },
             ROOT,
         ));
@@ -221,7 +233,10 @@ impl<'s, 'a, M: Model> Search<'s, 'a, M> {
                 arrived = self.choose(&frame.configuration, frame.node, choice);
                 self.stack.push(frame);
             } else if !frame.has_unknown {
-                frame.choices = self.unknown_choices(&frame.configuration).into_iter();
+                let Some(choices) = self.unknown_choices(&frame.configuration) else {
+                    return self.gave_up();
+                };
+                frame.choices = choices.into_iter();
                 frame.has_unknown = true;
                 self.stack.push(frame);
             }
@@ -262,56 +277,90 @@ impl<'s, 'a, M: Model> Search<'s, 'a, M> {
     }
 
     /// What has to be linearized, may be next, and is not a read. Reads that are possible have been linearized.
-    fn known_choices(&self, configuration: &Configuration) -> Vec<Choice> {
-        let open = self.plan.open(configuration.first).iter().copied();
-        let open = open
-            .filter(|&number| !self.reads[number as usize] && self.may_come(configuration, number));
-        open.map(Choice::Known).collect()
+    fn known_choices(&mut self, configuration: &Configuration) -> Vec<Choice> {
+        let mut choices = self.may_come_next(configuration);
+        choices.retain(|&number| !self.reads[number as usize]);
+        if let Some(last) = configuration.last {
+            choices.retain(|&number| self.prepares(last, number));
+        }
+        choices.into_iter().map(Choice::Known).collect()
     }
 
-    /// The operations of unknown outcome that can matter, one of each kind.
-    fn unknown_choices(&mut self, configuration: &Configuration) -> Vec<Choice> {
-        if self.plan.unknown.is_empty() {
-            return Vec::new();
-        }
-        // What matters to what may come next, what matters to that, and so on.
-        let mut kinds = BTreeMap::new();
-        let mut asked = Vec::new();
-        for &number in self.plan.open(configuration.first) {
-            if self.may_come(configuration, number) {
-                asked.push((self.plan.known[number as usize], true));
+    /// The operations of unknown outcome that can matter, one of each kind. Nothing if the steps are used up.
+    fn unknown_choices(&mut self, configuration: &Configuration) -> Option<Vec<Choice>> {
+        let mut ops = BTreeSet::new();
+        if let Some(last) = configuration.last {
+            for &kind in self.helpers.helped_by(self.part, last).iter() {
+                ops.extend(self.available(configuration, kind)?);
             }
-        }
-        while let Some((op, with_output)) = asked.pop() {
-            for &kind in self.helpers.of(self.part, op, with_output).iter() {
-                if kinds.contains_key(&kind) {
-                    continue;
+        } else if !self.plan.unknown.is_empty() {
+            // What matters to what may come next, what matters to that, and so on.
+            let numbers = self.may_come_next(configuration).into_iter();
+            let known = numbers.map(|number| (self.plan.known[number as usize], true));
+            let mut asked: Vec<_> = known.collect();
+            let mut kinds = BTreeSet::new();
+            while let Some((op, with_output)) = asked.pop() {
+                for &kind in self.helpers.helpers_of(self.part, op, with_output).iter() {
+                    if kinds.insert(kind)
+                        && let Some(helper) = self.available(configuration, kind)?
+                    {
+                        asked.push((helper, false));
+                        ops.insert(helper);
+                    }
                 }
-                let available = self.available(configuration, kind);
-                kinds.insert(kind, available);
-                asked.extend(available.map(|op| (op, false)));
             }
         }
         // The sooner one was called, the likelier it has taken effect.
-        let ops: BTreeSet<_> = kinds.into_values().flatten().collect();
-        ops.into_iter().map(Choice::Unknown).collect()
+        Some(ops.into_iter().map(Choice::Unknown).collect())
     }
 
-    /// The first operation of unknown outcome of a kind that may be linearized.
-    fn available(&self, configuration: &Configuration, kind: usize) -> Option<usize> {
-        let returned = self.part.operations[self.plan.known[configuration.first]].returned();
-        let ops = self.plan.unknown.get(&kind)?.iter().copied();
-        let mut called = ops.take_while(|&op| Some(self.part.operations[op].called()) <= returned);
-        called.find(|&op| {
+    /// The first operation of unknown outcome of a kind that may be linearized. Nothing if the steps are used up.
+    fn available(&mut self, configuration: &Configuration, kind: usize) -> Option<Option<usize>> {
+        if !take_step(self.steps) {
+            return None;
+        }
+        let Some(ops) = self.plan.unknown.get(&kind) else {
+            return Some(None);
+        };
+        let operations = &self.part.operations;
+        let returned = operations[self.plan.known[configuration.first]].returned();
+        let mut called = ops
+            .iter()
+            .copied()
+            .take_while(|&op| Some(operations[op].called()) <= returned);
+        Some(called.find(|&op| {
             let linearized = |number| configuration.is_linearized(number);
             !configuration.uses(op) && self.plan.may_come(op, linearized)
-        })
+        }))
+    }
+
+    /// The numbers of what has to be linearized and may be next.
+    fn may_come_next(&self, configuration: &Configuration) -> Vec<u32> {
+        let open = self.plan.open(configuration.first).iter().copied();
+        open.filter(|&number| self.may_come(configuration, number))
+            .collect()
     }
 
     fn may_come(&self, configuration: &Configuration, number: u32) -> bool {
         let linearized = |number| configuration.is_linearized(number);
         let op = self.plan.known[number as usize];
         !linearized(number) && self.plan.may_come(op, linearized)
+    }
+
+    /// Whether `unknown` can matter right before the known operation of a number.
+    fn prepares(&mut self, unknown: usize, number: u32) -> bool {
+        let op = self.plan.known[number as usize];
+        let helpers = self.helpers.helpers_of(self.part, op, true);
+        helpers.binary_search(&self.part.kinds[unknown]).is_ok()
+    }
+
+    /// Whether there is anything that may be next and that `unknown` cannot matter to.
+    fn restricts(&mut self, configuration: &Configuration, unknown: usize) -> bool {
+        !self.helpers.help_is_general(self.part, unknown)
+            || self
+                .may_come_next(configuration)
+                .into_iter()
+                .any(|next| !self.prepares(unknown, next))
     }
 
     fn choose(
@@ -335,24 +384,41 @@ impl<'s, 'a, M: Model> Search<'s, 'a, M> {
         next.state = self.number(state);
         match choice {
             Choice::Known(number) => next.linearize(number),
-            Choice::Unknown(op) => next.using(op),
+            // It would be used in vain.
+            Choice::Unknown(_) if next.state == configuration.state => return None,
+            Choice::Unknown(op) => {
+                next.using(op);
+                next.last = self.restricts(&next, op).then_some(op);
+            }
         }
         Some((next, grow(&mut self.tree, node, op)))
     }
 
     /// Whether nothing as good has been visited: the same with no unknown operation used that this has not.
     fn visit(&mut self, configuration: &Configuration) -> bool {
-        let place = Place {
+        let mut place = Place {
             first: configuration.first,
             state: configuration.state,
             ahead: configuration.ahead.as_slice().into(),
+            last: None,
         };
         let used = &configuration.used;
+        let is_as_good =
+            |visited: &Vec<Box<[u32]>>| visited.iter().any(|fewer| is_subset(fewer, used));
+        if let Some(last) = configuration.last {
+            if self.visited.get(&place).is_some_and(is_as_good) {
+                return false;
+            }
+            place.last = Some(self.part.kinds[last]);
+        }
         let visited = self.visited.entry(place).or_default();
-        if visited.iter().any(|fewer| is_subset(fewer, used)) {
+        if is_as_good(visited) {
             return false;
         }
-        visited.retain(|more| !is_subset(used, more));
+        // Comparing takes time as well.
+        *self.steps = self
+            .steps
+            .saturating_sub((visited.len() * (1 + used.len()) / COMPARED) as u64);
         visited.push(used.as_slice().into());
         true
     }

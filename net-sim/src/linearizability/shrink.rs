@@ -6,11 +6,14 @@
 //! operations that conflict whatever became of all others.
 
 use super::Model;
-use super::part::{Helpers, Part};
+use super::part::{HELPERS_MAX, Helpers, Part};
 use super::search::{Ends, Found, Search, Want};
 
-/// One search may use this part of the steps, so that a hard one leaves some for the others.
-const SHARE: u64 = 8;
+/// The search for the first conflict may use this part of the steps at a time.
+const FIRST_SHARE: u64 = 4;
+
+/// Each search for a smaller one may use this part, so that hard ones leave some for the others.
+const SHARE: u64 = 32;
 
 /// Why there is no order.
 pub(super) struct Reason<State> {
@@ -18,7 +21,7 @@ pub(super) struct Reason<State> {
     pub(super) conflict: Vec<usize>,
     /// Whether each is needed: without any one of them there is an order.
     pub(super) is_smallest: bool,
-    /// The first operation whose return no order reaches.
+    /// The first operation whose return no order reaches, or a later one where the steps did not suffice.
     pub(super) blocked: usize,
     /// Orders of all that returned before. Nothing if the steps did not suffice to find one.
     pub(super) before: Option<Ends<State>>,
@@ -35,12 +38,16 @@ pub(super) fn shrink<'a, M: Model>(
     let returned = part.returned();
     let mut all: Vec<_> = (0..returned.len()).filter(|&op| returned[op]).collect();
     all.sort_by_key(|&op| part.operations[op].return_order());
+    let mut is_good = vec![false; returned.len()];
+    for &op in &all[..good] {
+        is_good[op] = true;
+    }
     let mut shrink = Shrink {
         model,
         part,
-        helpers: Helpers::new(model, part, None),
+        helpers: Helpers::new(model, part, Some(&is_good)),
         steps,
-        share: steps / SHARE,
+        share: steps / FIRST_SHARE,
         is_decided: true,
     };
     let count = shrink.first_conflict(&all, good);
@@ -48,6 +55,8 @@ pub(super) fn shrink<'a, M: Model>(
         Found::Orders(ends) => Some(ends),
         Found::None(_) | Found::Undecided => None,
     };
+    shrink.helpers = Helpers::new(model, part, None);
+    shrink.share = steps / SHARE;
     let conflict = shrink.fewest(&all[..count]);
     Reason {
         conflict,
@@ -63,7 +72,7 @@ struct Shrink<'s, 'a, M: Model> {
     helpers: Helpers<'a, M>,
     steps: u64,
     share: u64,
-    /// Whether all searches so far came to an end.
+    /// Whether all searches of late came to an end.
     is_decided: bool,
 }
 
@@ -88,18 +97,12 @@ impl<M: Model> Shrink<'_, '_, M> {
 
     /// Fewest of `operations`, which conflict, that still do. The last one is among them.
     fn fewest(&mut self, operations: &[usize]) -> Vec<usize> {
-        // Most conflicts are among what happened last.
-        let mut count = 1;
-        while count < operations.len() {
-            if self.has_conflict(&operations[operations.len() - count..]) {
-                break;
-            }
-            count *= 2;
-        }
-        let mut operations = operations[operations.len().saturating_sub(count)..].to_vec();
+        let mut operations = self.latest(operations);
         // What is needed beside some others is needed beside fewer, so nothing is asked about twice.
-        let mut chunk = operations.len() / 2;
+        let mut chunk = operations.len().div_ceil(2);
         while chunk > 0 {
+            // Only what is said of single operations counts for whether all are needed.
+            self.is_decided = true;
             let mut begin = 0;
             while begin + 1 < operations.len() {
                 let end = (begin + chunk).min(operations.len() - 1);
@@ -109,10 +112,37 @@ impl<M: Model> Shrink<'_, '_, M> {
                 } else {
                     begin = end;
                 }
+                if self.steps == 0 {
+                    self.is_decided = false;
+                    return operations;
+                }
             }
             chunk /= 2;
         }
         operations
+    }
+
+    /// Some of `operations` that conflict, if possible of the latest: most conflicts are among those.
+    fn latest(&mut self, operations: &[usize]) -> Vec<usize> {
+        let Some((&last, before)) = operations.split_last() else {
+            return Vec::new();
+        };
+        let plain = before
+            .iter()
+            .copied()
+            .filter(|&op| self.helpers.helpers_of(self.part, op, true).len() <= HELPERS_MAX);
+        let plain: Vec<_> = plain.chain([last]).collect();
+        for among in [plain.as_slice(), operations] {
+            let mut count = 0;
+            while count < among.len() {
+                count = (2 * count).clamp(1, among.len());
+                let latest = &among[among.len() - count..];
+                if count < operations.len() && self.has_conflict(latest) {
+                    return latest.to_vec();
+                }
+            }
+        }
+        operations.to_vec()
     }
 
     /// Whether these operations certainly have no order, whatever became of the others.
@@ -128,6 +158,9 @@ impl<M: Model> Shrink<'_, '_, M> {
     }
 
     fn search(&mut self, known: &[usize], want: Want) -> Found<M::State> {
+        if self.steps == 0 {
+            return Found::Undecided;
+        }
         let mut is_known = vec![false; self.part.operations.len()];
         for &op in known {
             is_known[op] = true;

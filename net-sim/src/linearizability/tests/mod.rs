@@ -379,7 +379,7 @@ fn many_different_unknown_writes_do_not_multiply_the_work() {
     }
     lines.push("9003 r1000 9000..9001".to_owned());
     let lines: Vec<_> = lines.iter().map(String::as_str).collect();
-    let checker = Checker::new(Register::new(0)).steps_max(20_000);
+    let checker = Checker::new(Register::new(0)).steps_max(200_000);
     checker
         .check(&registers(&lines[..lines.len() - 1]))
         .assert_linearizable();

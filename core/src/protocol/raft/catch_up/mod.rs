@@ -12,6 +12,9 @@ mod shelf;
 mod sources;
 mod transfer;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 
 use bytes::Bytes;
@@ -20,7 +23,7 @@ pub(super) use self::serve::{LogView, fetch};
 pub(super) use self::shelf::SnapshotShelf;
 
 use self::pieces::Pieces;
-use self::sources::{Asked, Pick, Sources};
+use self::sources::{Asked, Pick, REQUESTS_MAX, Sources};
 use self::transfer::{Step, Transfer};
 use super::{Config, Entry, Incarnation, Index, Manifest, Member, Message, Payload, Position};
 use super::{Snapshot, Term};
@@ -318,6 +321,7 @@ impl CatchUp {
                 continue;
             }
             let pick = self.sources.pick(
+                REQUESTS_MAX,
                 |_, source| source.may_have(first),
                 |_, source| source.has_committed(last),
             );

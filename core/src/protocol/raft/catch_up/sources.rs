@@ -6,14 +6,17 @@ use crate::id::PeerId;
 use crate::protocol::raft::{Index, Member, Position};
 use crate::time::{Duration, Instant};
 
-/// So many requests may be with one source at a time.
+/// So many requests for entries may be with one source at a time.
 pub(super) const REQUESTS_MAX: usize = 2;
+
+/// So many requests for chunks may be with one source at a time. Chunks are shorter than runs of entries.
+pub(super) const CHUNK_REQUESTS_MAX: usize = 8;
 
 /// After so many timeouts in a row a source is no longer waited for in place of another.
 const FAILURES_MAX: u32 = 3;
 
 /// Requests that have timed out and of which a late answer is still of use, for each source.
-const OVERDUE_MAX: usize = 4;
+const OVERDUE_MAX: usize = CHUNK_REQUESTS_MAX;
 
 /// What a source is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,9 +232,11 @@ impl Sources {
     }
 
     /// Chooses among those of which `may` holds: the leader only where no other is left, and first those
-    /// of which `prefer` holds, that answer, and that have little to do.
+    /// of which `prefer` holds, that answer, and that have little to do. None is asked that has `most`
+    /// requests already.
     pub(super) fn pick(
         &self,
+        most: usize,
         may: impl Fn(PeerId, &Source) -> bool,
         prefer: impl Fn(PeerId, &Source) -> bool,
     ) -> Pick {
@@ -245,11 +250,7 @@ impl Sources {
             .collect();
         let only_last = may.iter().all(|(peer, source)| is_last(peer, source));
         let room = |source: &Source| {
-            if source.failures == 0 {
-                REQUESTS_MAX
-            } else {
-                1
-            }
+            if source.failures == 0 { most } else { 1 }
         };
         let best = may
             .iter()

@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::sources::{Asked, Pick, Sources};
+use super::sources::{Asked, CHUNK_REQUESTS_MAX, Pick, Sources};
 use crate::id::{Digest, PeerId};
+use crate::protocol::raft::replica::chunk_digest;
 use crate::protocol::raft::{Incarnation, Index, Manifest, Position, Snapshot, VOTERS_MAX};
 use crate::time::Instant;
 
 /// The most chunks of a snapshot.
-pub(in crate::protocol::raft) const CHUNKS_MAX: usize = 16_384;
+pub(super) const CHUNKS_MAX: usize = 65_536;
 
-/// The longest chunk, in bytes. Chunks are about 1 MiB long, but none is cut within one value, which may be
-/// as long as a command.
-pub(in crate::protocol::raft) const CHUNK_LEN_MAX: usize = 16 << 20;
+/// The longest chunk, in bytes. Most are much shorter, but a state machine need not cut within one value,
+/// which may be as long as a command.
+pub(super) const CHUNK_LEN_MAX: usize = 16 << 20;
 
 #[derive(Debug)]
 enum Stage {
@@ -32,6 +33,8 @@ enum Stage {
         manifest: Manifest,
         /// Who has given this manifest.
         holders: BTreeSet<PeerId>,
+        /// All chunks before this one have come.
+        next: u32,
     },
     /// Nobody had a snapshot, or it was lost on the way: to be tried again at this instant.
     Resting(Instant),
@@ -137,9 +140,7 @@ impl Transfer {
         let Some(digest) = digest.filter(|_| manifest.position == position) else {
             return Ok(());
         };
-        if bytes.len() > CHUNK_LEN_MAX
-            || crate::protocol::raft::replica::chunk_digest(&bytes) != *digest
-        {
+        if bytes.len() > CHUNK_LEN_MAX || chunk_digest(&bytes) != *digest {
             return Err(Dishonest);
         }
         self.stock.insert(*digest, bytes);
@@ -166,7 +167,12 @@ impl Transfer {
             }
             self.stage = next;
         }
-        let Stage::Chunks { manifest, holders } = &self.stage else {
+        let Stage::Chunks {
+            manifest,
+            holders,
+            next,
+        } = &mut self.stage
+        else {
             return Step::Wait;
         };
         let position = manifest.position;
@@ -174,18 +180,26 @@ impl Transfer {
             self.stage = Stage::Idle;
             return Step::Wait;
         }
-        let mut is_complete = true;
-        for (number, digest) in (0..).zip(&manifest.chunks) {
+        while let Some(digest) = manifest.chunks.get(*next as usize) {
+            if !self.stock.contains_key(digest) {
+                break;
+            }
+            *next += 1;
+        }
+        if *next as usize == manifest.chunks.len() {
+            return self.complete();
+        }
+        for (number, digest) in (0..).zip(&manifest.chunks).skip(*next as usize) {
             if self.stock.contains_key(digest) {
                 continue;
             }
-            is_complete = false;
             let what = Asked::Chunk { position, number };
             if sources.is_asked(|asked| *asked == what) {
                 continue;
             }
             let is_canonical = self.is_canonical;
             let pick = sources.pick(
+                CHUNK_REQUESTS_MAX,
                 |peer, source| {
                     source.may_have_snapshot(position) && (is_canonical || holders.contains(&peer))
                 },
@@ -196,9 +210,6 @@ impl Transfer {
             };
             sources.ask(now, peer, what);
             asked(peer, what);
-        }
-        if is_complete {
-            return self.complete();
         }
         // A source that only might have it, since its state has the same bytes, is no reason to wait.
         let is_any_left = sources.is_any_left(|peer, source| {
@@ -264,6 +275,7 @@ fn choose(
                     .filter(|(_, answer)| has_it(answer))
                     .map(|(peer, _)| *peer)
                     .collect(),
+                next: 0,
             });
         }
     }
