@@ -542,6 +542,7 @@ impl<S: StateMachine> Raft<S> {
     fn hand_over_calls(&mut self, now: Instant) {
         let reachable = self.core.reachable_leader();
         if reachable == Some(self.core.me) && (!self.core.takes_commands() || self.is_full()) {
+            self.client.put_off(now);
             return;
         }
         let outgoing = self.client.outgoing(now, reachable, self.core.term);
