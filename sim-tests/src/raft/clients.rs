@@ -48,8 +48,8 @@ pub(super) enum End {
         before: u64,
         at: SimTime,
     },
-    /// It was applied at some time before.
-    OutputLost,
+    /// It was applied at some time before this.
+    OutputLost(SimTime),
     /// It was never applied.
     Never,
     /// Nobody knows.
@@ -84,6 +84,8 @@ pub(super) struct Read {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shown {
     pub(super) incarnation: Incarnation,
+    /// How far the state had come.
+    pub(super) index: Index,
     pub(super) value: u64,
     pub(super) at: SimTime,
 }
@@ -262,7 +264,7 @@ impl Clients {
             }
             CallOutcome::OutputLost { .. } => {
                 coverage.reach(rare::OUTPUT_LOST);
-                End::OutputLost
+                End::OutputLost(now)
             }
             CallOutcome::GivenUp => {
                 assert!(call.given_up, "{id:?} ends as given up, and nobody did so");
@@ -305,6 +307,7 @@ impl Clients {
         }
         read.shown = Some(Shown {
             incarnation: version.incarnation,
+            index: version.index,
             value: value(read.key),
             at: now,
         });

@@ -24,7 +24,7 @@ pub(super) struct Disk {
     times: u32,
     fails_next: bool,
     is_full: bool,
-    /// Whether it has failed since the node started.
+    /// Whether it has failed since the node started: then it takes no more writes.
     failed: bool,
     rng: ChaCha8Rng,
 }
@@ -82,12 +82,11 @@ impl Disk {
             self.last.0 + 1,
             "writes are numbered without gaps from 1"
         );
-        assert!(
-            !self.failed,
-            "write {} comes after the disk has failed",
-            id.0
-        );
         self.last = id;
+        if self.failed {
+            // The machine does not know yet.
+            return Progress::Waits;
+        }
         if !self.is_durable() {
             self.image.carry_out(write);
             return Progress::Tells(Input::Persisted(id));
@@ -170,6 +169,9 @@ impl Disk {
 
     /// The node has left: it keeps nothing of the group.
     pub(super) fn forget(&mut self) {
+        self.unsynced.clear();
+        self.syncing = None;
+        self.syncs += 1;
         self.image = Image::default();
     }
 

@@ -257,6 +257,12 @@ impl Life {
         self.effects.get(&id).copied()
     }
 
+    /// Commands that were applied, each with its index and the value before it.
+    pub(super) fn effects(&self) -> impl Iterator<Item = (CommandId, Index, u64)> {
+        let effects = self.effects.iter();
+        effects.map(|(id, (index, before))| (*id, *index, *before))
+    }
+
     /// Commands that were committed, refused there, and applied further on.
     pub(super) fn resent(&self) -> u64 {
         let later = self

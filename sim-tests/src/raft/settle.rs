@@ -264,7 +264,7 @@ fn goes_on(
     let mut call = write(world, life, rng);
     loop {
         match world.environment().clients.calls[call.0 as usize].end {
-            End::Applied { .. } | End::OutputLost => return Ok(world.now().since(begun)),
+            End::Applied { .. } | End::OutputLost(_) => return Ok(world.now().since(begun)),
             End::Open if world.now() < by => {}
             // A session may have ended, with all that was open in it.
             End::Unknown if world.now() < by => call = write(world, life, rng),
