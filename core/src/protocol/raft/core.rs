@@ -581,7 +581,8 @@ impl Core {
         peer.commit = peer.commit.max(hello.commit);
         peer.ping = hello.ping;
         peer.pong = peer.pong.max(pong);
-        if is_new || (peer.pong < our_ping && peer.hello_at == Instant::FAR_FUTURE) {
+        // It may have heard us over a bond before this one, and forgotten.
+        if is_new || (pong < our_ping && peer.hello_at == Instant::FAR_FUTURE) {
             peer.hello_at = now;
         }
         if is_new_boot && is_same_life {

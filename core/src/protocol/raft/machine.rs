@@ -498,6 +498,10 @@ impl<S: StateMachine> Raft<S> {
         self.note_left_incarnation();
         self.hand_over_reads(now);
         self.core.go_on_leaving(now);
+        if self.core.is_stopped() {
+            self.end_all();
+            return;
+        }
         self.core.introduce(now);
         self.core.replicate(now);
         self.core.confirm_reads();
