@@ -112,11 +112,9 @@ struct Living {
 /// The incarnations that have live members, where the `broken` nodes do not count.
 fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
     let environment = world.environment();
-    let live = environment.live(world.context());
-    let live: Vec<_> = live
-        .into_iter()
-        .filter(|node| !broken.contains(node))
-        .collect();
+    let all = environment.live(world.context());
+    let live = all.iter().filter(|node| !broken.contains(node));
+    let live: Vec<NodeIndex> = live.copied().collect();
     let machines = || {
         let live = live.iter();
         live.filter_map(|node| Some((*node, world.machine(*node)?.status())))
@@ -137,19 +135,24 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
                 let of = alive.get(voter);
                 of.is_some_and(|of| of.is_none_or(|of| of == incarnation))
             });
-            !configuration.voters.is_empty() && alive.count() >= configuration.majority()
+            alive.count() >= configuration.majority()
         };
-        let in_force = members.iter().filter_map(|node| world.machine(*node));
-        let mut outlooks: Vec<bool> = in_force
-            .map(|machine| has_majority(machine.status().configuration))
+        // What only a broken member goes by may still be on its way to others.
+        let statuses = all
+            .iter()
+            .filter_map(|node| Some(world.machine(*node)?.status()));
+        let mut outlooks: Vec<bool> = statuses
+            .filter(|status| status.incarnation == Some(incarnation))
+            .filter(|status| !status.configuration.voters.is_empty())
+            .map(|status| has_majority(status.configuration))
             .collect();
         let committed = environment.ledger.find(&incarnation);
         if let Some(configuration) = committed.and_then(|life| life.configuration()) {
             outlooks.push(has_majority(configuration));
         }
-        let outlook = if outlooks.iter().all(|has| *has) {
+        let outlook = if !outlooks.is_empty() && outlooks.iter().all(|has| *has) {
             Outlook::GoesOn
-        } else if outlooks.iter().any(|has| *has) {
+        } else if outlooks.is_empty() || outlooks.iter().any(|has| *has) {
             Outlook::Unclear
         } else {
             Outlook::Extinct
