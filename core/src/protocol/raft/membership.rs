@@ -347,10 +347,14 @@ impl Core {
             self.stop(StopReason::Left);
             return;
         }
-        if now < again_at || is_last {
+        if now < again_at {
             return;
         }
         self.leaving = Some(now + self.config.heartbeat_interval);
+        // The last voter stays: with it the group would end.
+        if is_last {
+            return;
+        }
         match (&self.state, self.leader) {
             (State::Leader(_), _) => self.transfer(now),
             (_, Some(leader)) => self.send_to(leader, Message::Leave),

@@ -22,11 +22,6 @@ impl Core {
     /// Sends what is due: entries to those that lack some, a sign of life to all when its time has come,
     /// the commit index to those that get nothing else.
     pub(super) fn replicate(&mut self, now: Instant) {
-        // A founding that its founder forgets in a crash must not be known to others: the founder would
-        // take part in another.
-        if !self.disk.is_durable(self.founding_write) {
-            return;
-        }
         let interval = self.jittered_heartbeat(now);
         let (commit, last, kept_from) = (self.commit, self.last(), self.log.kept_from());
         let State::Leader(leading) = &mut self.state else {
@@ -36,6 +31,11 @@ impl Core {
         if let Some(next) = interval {
             leading.heartbeat_at = next;
             leading.is_heartbeat_due = true;
+        }
+        // A founding that its founder forgets in a crash must not be known to others: the founder would
+        // take part in another.
+        if !self.disk.is_durable(self.founding_write) {
+            return;
         }
         let is_heartbeat = std::mem::take(&mut leading.is_heartbeat_due);
         let is_round = std::mem::take(&mut leading.is_round_due);
@@ -205,6 +205,7 @@ impl Core {
         // 2014, figure 8): it is committed only with one of this term above it.
         if self.log.term_at(index) != Some(self.term) && !mutant!(self.config, CommitOldTermByCount)
         {
+            leading.held = None;
             return;
         }
         // `Expect(n)`: two foundings that share members could both find a majority of their own. So many
