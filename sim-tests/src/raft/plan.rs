@@ -19,13 +19,15 @@ pub(super) const MEMBERS_MAX: u32 = 9;
 /// How long things go wrong once the group may have been founded.
 const TROUBLE: Duration = Duration::from_secs(25);
 
-/// Faults of disks.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct DiskPlan {
+/// Faults of disks, and of the power.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct MorePlan {
     /// Syncs that fail, with the crash and the restart after.
     failures: Option<Churn>,
     slow: Option<Churn>,
     full: Option<Churn>,
+    /// Crashes of several nodes, shortly one after the other.
+    power: Option<Churn>,
 }
 
 /// What is drawn from the seed.
@@ -33,7 +35,7 @@ pub(super) struct DiskPlan {
 pub(super) struct Plan {
     pub(super) setup: Setup,
     faults: FaultPlan,
-    disks: DiskPlan,
+    more: MorePlan,
     /// Before this nothing goes wrong.
     calm_until: SimTime,
     /// When each node starts.
@@ -102,7 +104,7 @@ impl Plan {
             config,
         };
         let faults = draw_faults(rng, &setup.config);
-        let disks = draw_disks(rng, setup.config.storage);
+        let more = draw_more(rng, setup.config.storage);
         let starts = (0..members).map(|member| {
             let late = if member < voters {
                 below(rng, 50)
@@ -119,7 +121,7 @@ impl Plan {
         Self {
             setup,
             faults,
-            disks,
+            more,
             calm_until,
             starts,
             leaves,
@@ -131,7 +133,7 @@ impl Plan {
         vec![
             format!("{:?}", self.setup),
             format!("{:?}", self.faults),
-            format!("{:?}", self.disks),
+            format!("{:?}", self.more),
             format!(
                 "calm until {}, starts at {:?}",
                 self.calm_until, self.starts
@@ -149,7 +151,7 @@ impl Plan {
         let calm = self.calm_until.since(SimTime::ZERO);
         let mut schedule = self.faults.schedule(streams, nodes, SimTime::from(TROUBLE));
         let end = SimTime::from(TROUBLE);
-        let mut each = |label: &str, churn: Option<Churn>, draw: &mut DrawDiskFaults<'_>| {
+        let mut each = |label: &str, churn: Option<Churn>, draw: &mut DrawFaults<'_>| {
             let Some(churn) = churn else { return };
             let mut rng = streams.stream(label);
             let mut at = SimTime::ZERO + between(&mut rng, Duration::ZERO, churn.every * 2);
@@ -163,21 +165,17 @@ impl Plan {
                 at = at + lasts + between(&mut rng, churn.every / 2, churn.every * 3 / 2);
             }
         };
-        each(
-            "fault/sync",
-            self.disks.failures,
-            &mut |rng, node, lasts| {
-                let down = between(rng, Duration::ZERO, lasts);
-                vec![
-                    (Duration::ZERO, Fault::FailSync(node)),
-                    (lasts, Fault::Crash(node)),
-                    (lasts + down, Fault::Restart(node)),
-                ]
-            },
-        );
+        each("fault/sync", self.more.failures, &mut |rng, node, lasts| {
+            let down = between(rng, Duration::ZERO, lasts);
+            vec![
+                (Duration::ZERO, Fault::FailSync(node)),
+                (lasts, Fault::Crash(node)),
+                (lasts + down, Fault::Restart(node)),
+            ]
+        });
         each(
             "fault/slow disk",
-            self.disks.slow,
+            self.more.slow,
             &mut |rng, node, lasts| {
                 let times = 2 + below(rng, 50) as u32;
                 vec![
@@ -186,13 +184,25 @@ impl Plan {
                 ]
             },
         );
-        each("fault/full disk", self.disks.full, &mut |_, node, lasts| {
+        each("fault/full disk", self.more.full, &mut |_, node, lasts| {
             vec![
                 (Duration::ZERO, Fault::FillDisk(node)),
                 (lasts, Fault::FreeDisk(node)),
                 (lasts, Fault::Crash(node)),
                 (lasts, Fault::Restart(node)),
             ]
+        });
+        each("fault/power", self.more.power, &mut |rng, _, lasts| {
+            let mut faults = Vec::new();
+            for node in (0..nodes).map(NodeIndex) {
+                if chance(rng, 700_000) {
+                    let begin = between(rng, Duration::ZERO, lasts / 4);
+                    let down = between(rng, Duration::ZERO, lasts);
+                    faults.push((begin, Fault::Crash(node)));
+                    faults.push((begin + down, Fault::Restart(node)));
+                }
+            }
+            faults
         });
         schedule.events.sort_by_key(|event| event.at);
         for event in &mut schedule.events {
@@ -214,9 +224,9 @@ impl Plan {
     }
 }
 
-/// Draws the faults of one node's disk that belong together, and how long after the first each comes. They
+/// Draws faults that belong together, most often of one node, and how long after the first each comes. They
 /// last about so long.
-type DrawDiskFaults<'a> =
+type DrawFaults<'a> =
     dyn FnMut(&mut ChaCha8Rng, NodeIndex, Duration) -> Vec<(Duration, Fault)> + 'a;
 
 /// A network at its best.
@@ -332,24 +342,24 @@ fn draw_faults(rng: &mut ChaCha8Rng, config: &Config) -> FaultPlan {
     plan
 }
 
-fn draw_disks(rng: &mut ChaCha8Rng, storage: StorageClass) -> DiskPlan {
-    let none = DiskPlan {
-        failures: None,
-        slow: None,
-        full: None,
-    };
-    if storage == StorageClass::Volatile {
-        return none;
-    }
-    let churn = |rng: &mut ChaCha8Rng| {
-        chance(rng, MILLION / 4).then(|| Churn {
+fn draw_more(rng: &mut ChaCha8Rng, storage: StorageClass) -> MorePlan {
+    let churn = |rng: &mut ChaCha8Rng, ppm| {
+        chance(rng, ppm).then(|| Churn {
             every: between(rng, Duration::from_secs(1), Duration::from_secs(10)),
             lasts: between(rng, Duration::from_millis(50), Duration::from_secs(3)),
         })
     };
-    DiskPlan {
-        failures: churn(rng),
-        slow: churn(rng),
-        full: churn(rng),
+    let power = churn(rng, MILLION / 8);
+    if storage == StorageClass::Volatile {
+        return MorePlan {
+            power,
+            ..MorePlan::default()
+        };
+    }
+    MorePlan {
+        failures: churn(rng, MILLION / 4),
+        slow: churn(rng, MILLION / 4),
+        full: churn(rng, MILLION / 4),
+        power,
     }
 }
