@@ -1,7 +1,7 @@
 //! `raft-chaos`: a group under everything that goes wrong, and what must hold then and afterwards.
 
 use smalti_sim::bare::World;
-use smalti_sim::faults::{Fault, FaultEvent};
+use smalti_sim::faults::{Fault, FaultEvent, FaultSchedule};
 use smalti_sim::rng::Streams;
 use smalti_sim::time::SimTime;
 
@@ -37,14 +37,29 @@ impl Scenario for Chaos {
         rare::ALL
     }
 
+    fn takes_faults(&self) -> bool {
+        true
+    }
+
     fn run(&self, seed: u64, options: &Options) -> Outcome {
         let streams = Streams::new(seed);
-        let plan = Plan::draw(&streams, options.nodes, None);
+        let plan = Plan::draw(&streams, options.nodes, options.operations);
         let mut world = World::new(seed, Cluster::new(&streams, plan.setup.clone()));
         world.trace_mut().record_lines(options.lines.clone());
+        let schedule = options.faults.clone();
+        let schedule = schedule.unwrap_or_else(|| plan.schedule(&streams));
         let mut faults = Vec::new();
         let mut measured = Vec::new();
-        let result = catch(|| run(&mut world, &plan, &streams, &mut faults, &mut measured));
+        let result = catch(|| {
+            run(
+                &mut world,
+                &plan,
+                &schedule,
+                &streams,
+                &mut faults,
+                &mut measured,
+            )
+        });
         if faults.is_empty() {
             faults = world.recorded_faults().to_vec();
         }
@@ -53,13 +68,13 @@ impl Scenario for Chaos {
         let in_step = faults.iter().filter(in_step).count() as u64;
         coverage.reach_times(rare::CRASHED_IN_STEP, in_step);
         let operations = world.environment().clients.operations;
-        measured.push(format!("{operations} operations of clients"));
         Outcome {
             trace: world.trace().clone(),
             simulated: world.now().since(SimTime::ZERO),
             drawn: plan.describe(),
             measured,
             faults,
+            operations,
             coverage,
             failure: match result {
                 Ok(Ok(())) => None,
@@ -72,11 +87,12 @@ impl Scenario for Chaos {
 fn run(
     world: &mut Group,
     plan: &Plan,
+    schedule: &FaultSchedule,
     streams: &Streams,
     faults: &mut Vec<FaultEvent>,
     measured: &mut Vec<String>,
 ) -> Result<(), String> {
-    world.add_faults(&plan.schedule(streams));
+    world.add_faults(schedule);
     let (environment, ctx) = world.environment_mut();
     environment.begin(SimTime::ZERO, ctx);
     if let Some((at, node)) = plan.leaves {
