@@ -10,6 +10,7 @@
 //! | [`bare`] | [`bare::World`]: machines in an event loop of their own, without executor and sockets; millions of events per second, thousands of nodes |
 //! | [`faults`] | the one vocabulary of what goes wrong, for both levels: plans, schedules, what becomes of each packet |
 //! | [`link`] | the transport under simulated nodes: QUIC's shape without its cryptography, as a machine |
+//! | [`disk`] | a disk that loses and tears what is not synced, fails, fills up and rots |
 //! | [`trace`] | all that happened as one number, with checkpoints to find where two runs part |
 //! | [`rng`] | random streams, each named by its purpose, all from one seed |
 //! | [`time`] | the time of a run, and clocks that drift and jump |
@@ -29,6 +30,7 @@
 
 pub mod bare;
 pub mod cluster;
+pub mod disk;
 pub mod faults;
 pub mod link;
 pub mod rng;

@@ -5,12 +5,14 @@
 //! them is the same. All methods that wait are cancellation safe unless they say otherwise: dropping the
 //! returned future undoes nothing that has happened and loses nothing that was given.
 
+mod disk;
 mod transport;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+pub use disk::{Disk, DiskFile};
 pub use transport::{
     Alpn, BiStream, BindError, Connection, ConnectionError, DialError, Endpoint, EndpointConfig,
     RecvStream, SendDatagramError, SendStream, Side, StreamError,

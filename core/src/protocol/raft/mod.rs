@@ -8,10 +8,14 @@ mod configuration;
 mod entry;
 mod io;
 mod machine;
+mod memory;
 mod messages;
+mod outline;
 mod state;
 mod status;
 mod store;
+#[cfg(test)]
+mod test_samples;
 mod types;
 
 #[cfg(smalti_mutants)]
@@ -26,9 +30,11 @@ pub use io::{
     Surroundings, WriteId,
 };
 pub use machine::{Identity, Raft};
+pub use memory::{InMemoryStorage, StoreImage};
 pub use messages::{
     Append, AppendOutcome, AppendReply, Candidacy, Envelope, Hello, Message, Verdict,
 };
+pub use outline::Outline;
 pub use state::{ApplyContext, FrozenState, RestoreError, StateMachine};
 pub use status::{Role, Status};
 pub use store::{
