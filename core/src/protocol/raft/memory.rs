@@ -45,8 +45,9 @@ impl StoreImage {
             self.staged.insert(chunk.number, chunk.bytes);
         }
         if let Some(manifest) = write.snapshot {
-            // All of them are there, and no others: the outline has been asked.
-            let chunks = std::mem::take(&mut self.staged).into_values().collect();
+            // All of them are there: the outline has been asked.
+            let staged = std::mem::take(&mut self.staged).into_values();
+            let chunks = staged.take(manifest.chunks.len()).collect();
             self.snapshot = Some(Snapshot { manifest, chunks });
         }
         if write.drop_log {
@@ -292,6 +293,25 @@ mod tests {
         let mut opened_anew = image.clone();
         opened_anew.forget_staged();
         assert!(opened_anew.carry_out(install.clone()).is_err());
+        assert_eq!(image.carry_out(install), Ok(()));
+        let snapshot = image.recovered().unwrap().snapshot.unwrap();
+        assert_eq!(snapshot.chunks, [samples::chunk(6, 0).bytes]);
+    }
+
+    #[test]
+    fn chunks_that_the_manifest_does_not_name_are_dropped() {
+        let mut image = began();
+        for number in 0..3 {
+            let stage = Write {
+                staged: Some(samples::chunk(6, number)),
+                ..Write::default()
+            };
+            assert_eq!(image.carry_out(stage), Ok(()));
+        }
+        let install = Write {
+            snapshot: Some(samples::manifest(6, 1)),
+            ..Write::default()
+        };
         assert_eq!(image.carry_out(install), Ok(()));
         let snapshot = image.recovered().unwrap().snapshot.unwrap();
         assert_eq!(snapshot.chunks, [samples::chunk(6, 0).bytes]);

@@ -108,9 +108,9 @@ impl Outline {
             Some((staged, numbers)) if staged == position => numbers,
             _ => BTreeSet::new(),
         };
-        if numbers.len() != manifest.chunks.len()
-            || !numbers.iter().copied().eq(0..manifest.chunks.len() as u32)
-        {
+        // More may be there, of one from elsewhere that had more of them.
+        let mut needed = 0..manifest.chunks.len() as u32;
+        if !needed.all(|number| numbers.contains(&number)) {
             return contradiction(format!(
                 "the snapshot at {position} has {} chunks, but those staged are {numbers:?}",
                 manifest.chunks.len()
@@ -274,14 +274,6 @@ mod tests {
                 Write {
                     staged: Some(samples::chunk(5, 1)),
                     snapshot: Some(samples::manifest(5, 2)),
-                    ..Write::default()
-                },
-            ),
-            (
-                "a chunk too many",
-                Write {
-                    staged: Some(samples::chunk(5, 0)),
-                    snapshot: Some(samples::manifest(5, 0)),
                     ..Write::default()
                 },
             ),
