@@ -70,7 +70,7 @@ impl Run {
         self.pending.push(change.clone());
         self.written.carry_out(change.clone());
         match change {
-            Change::Write(group, write) => store.write(&group, write),
+            Change::Write(group, write) => store.write(&group, *write),
             Change::Forget(group) => store.forget(&group),
         }
     }

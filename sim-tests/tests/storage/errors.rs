@@ -107,7 +107,10 @@ fn a_full_disk_is_called_full_and_loses_nothing_of_before() {
             staged: Some(staged),
             ..Write::default()
         };
-        run.make(&mut store, Change::Write(GroupId::from(GROUP), write))?;
+        run.make(
+            &mut store,
+            Change::Write(GroupId::from(GROUP), Box::new(write)),
+        )?;
         run.sync(&mut store)
     });
     let full = filled.unwrap_err();

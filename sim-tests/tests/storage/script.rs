@@ -16,7 +16,7 @@ use crate::Contents;
 /// A call that changes a store.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
-    Write(GroupId, Write),
+    Write(GroupId, Box<Write>),
     Forget(GroupId),
 }
 
@@ -29,7 +29,7 @@ impl Model {
         match change {
             Change::Write(group, write) => {
                 let image = self.0.entry(group).or_default();
-                assert_eq!(image.carry_out(write), Ok(()));
+                assert_eq!(image.carry_out(*write), Ok(()));
             }
             Change::Forget(group) => drop(self.0.remove(&group)),
         }
@@ -77,7 +77,7 @@ impl Script {
             self.staging.remove(&group);
             return Change::Forget(group);
         }
-        Change::Write(group, self.write(group, &image))
+        Change::Write(group, Box::new(self.write(group, &image)))
     }
 
     fn write(&mut self, group: GroupId, image: &StoreImage) -> Write {
