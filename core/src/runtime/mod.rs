@@ -23,7 +23,7 @@ use crate::time::{Instant, WallTime};
 /// A future on the heap. Control operations pay for one; data never does.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// All that one node needs of the world.
+/// All that one node needs of the world. One with a data directory has a [`Disk`] besides.
 pub trait Runtime: Transport + Clock + Entropy + Spawner {}
 
 impl<T: Transport + Clock + Entropy + Spawner + ?Sized> Runtime for T {}

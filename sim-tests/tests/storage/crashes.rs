@@ -135,11 +135,12 @@ fn live_and_die(seed: u64) {
             Ok(())
         });
         match lived {
-            Ok(()) => {}
-            Err(StorageError::Disk { .. }) if dies => {}
+            // The process ends, and the machine may stay up.
+            Ok(()) if run.rng.random() => run.disk.kill(),
+            Ok(()) => run.disk.crash(),
+            Err(StorageError::Disk { .. }) if dies => run.disk.crash(),
             Err(error) => panic!("seed {seed}: {error}"),
         }
-        run.disk.crash();
     }
     run.recover().expect("nothing is wrong with the disk");
 }

@@ -9,6 +9,7 @@ use smalti_core::protocol::raft::{
 use smalti_sim::disk::DiskFaults;
 
 use crate::crashes::Run;
+use crate::open;
 use crate::script::Change;
 
 const GROUP: &str = "a";
@@ -30,6 +31,13 @@ fn fail(seed: u64, faults: &DiskFaults) -> Option<StorageError> {
     let mut failure = None;
     for _ in 0..4 {
         run.disk.set_faults(DiskFaults::default());
+        if run.rng.random_ratio(1, 3) {
+            // The power goes off while it recovers, wherever that is.
+            let changes = run.rng.random_range(0..60);
+            run.disk.lose_power_after(changes);
+            let _wherever = open(&run.disk);
+            run.disk.crash();
+        }
         let mut store = run.recover().expect("the disk is sound now");
         run.work(&mut store, 5).expect("the disk is sound still");
         run.disk.set_faults(faults.clone());
