@@ -8,9 +8,11 @@
 //! | --- | --- |
 //! | [`cluster`] | [`Simulation`]: whole nodes and applications on simulated hosts, for scenarios and users' own tests; up to some ten hosts |
 //! | [`bare`] | [`bare::World`]: machines in an event loop of their own, without executor and sockets; millions of events per second, thousands of nodes |
+//! | [`disk`] | a disk that loses and tears what is not synced, fails, fills up and rots |
 //! | [`faults`] | the one vocabulary of what goes wrong, for both levels: plans, schedules, what becomes of each packet |
 //! | [`link`] | the transport under simulated nodes: QUIC's shape without its cryptography, as a machine |
-//! | [`disk`] | a disk that loses and tears what is not synced, fails, fills up and rots |
+//! | [`history`] | what clients called and what came of it, recorded |
+//! | [`linearizability`] | whether such a history is that of one object, and if not, why |
 //! | [`trace`] | all that happened as one number, with checkpoints to find where two runs part |
 //! | [`rng`] | random streams, each named by its purpose, all from one seed |
 //! | [`time`] | the time of a run, and clocks that drift and jump |
@@ -32,6 +34,8 @@ pub mod bare;
 pub mod cluster;
 pub mod disk;
 pub mod faults;
+pub mod history;
+pub mod linearizability;
 pub mod link;
 pub mod rng;
 pub mod time;

@@ -20,4 +20,5 @@ pub static SCENARIOS: &[&dyn Scenario] = &[
     &cluster::Deliver,
     &overlay::Scale,
     &overlay::Churn,
+    &overlay::Steady,
 ];

@@ -62,6 +62,11 @@ fn machines_survive_churn() {
 }
 
 #[test]
+fn machines_agree_for_an_hour() {
+    passes("overlay-steady", "4", "0..3");
+}
+
+#[test]
 fn whole_nodes_run_the_same_in_two_processes() {
     is_the_same_in_two_processes("streams-deliver", "5");
 }

@@ -10,7 +10,9 @@ mod network;
 mod rare;
 mod scale;
 mod sessions;
+mod steady;
 mod watch;
 
 pub use churn::Churn;
 pub use scale::Scale;
+pub use steady::Steady;

@@ -70,6 +70,8 @@ pub struct Config {
     pub bootstrap_delay: Duration,
     /// Time after which what was sent to the leader and not answered is sent again. Default: 2 s.
     pub forward_timeout: Duration,
+    /// Time after which a strong read that no majority has confirmed fails. Default: 2 s.
+    pub query_timeout: Duration,
     /// The most voters that a group makes of its members. Default: 5.
     pub max_voters: u32,
     /// When it may be founded. Default: by any.
@@ -100,6 +102,7 @@ impl Default for Config {
             election_timeout_jitter: Duration::from_millis(500),
             bootstrap_delay: Duration::from_secs(3),
             forward_timeout: Duration::from_secs(2),
+            query_timeout: Duration::from_secs(2),
             max_voters: 5,
             founding: FoundingRule::Any,
             storage: StorageClass::Volatile,
@@ -123,6 +126,7 @@ impl Config {
             ("heartbeat_interval", self.heartbeat_interval),
             ("election_timeout", self.election_timeout),
             ("forward_timeout", self.forward_timeout),
+            ("query_timeout", self.query_timeout),
         ];
         if let Some((what, _)) = zero.into_iter().find(|(_, value)| value.is_zero()) {
             return Err(ConfigError::Zero { what });
@@ -195,7 +199,6 @@ pub enum ConfigError {
 }
 
 /// Whether the member breaks the rule of this [`Mutant`]. Never, and at no cost, in a normal build.
-#[allow(unused_macros)]
 macro_rules! mutant {
     ($config:expr, $rule:ident) => {{
         #[cfg(smalti_mutants)]
@@ -208,7 +211,6 @@ macro_rules! mutant {
         breaks
     }};
 }
-#[allow(unused_imports)]
 pub(super) use mutant;
 
 /// A deliberate bug, for the campaign to find: it shows that the simulator would notice the loss of the

@@ -51,9 +51,9 @@ pub enum Payload {
     Blank,
     /// The voters from here on.
     Configuration(Configuration),
-    /// Opens a session for this member; the entry's index is the session's id. Earlier sessions of the
-    /// same peer end.
-    Open(Member),
+    /// Opens a session for this run, unless it has one; the entry's index is the session's id. Earlier
+    /// sessions of the same peer end.
+    Open(Owner),
     /// Commands of one session.
     Commands(Batch),
     /// All members take a snapshot here.
@@ -66,6 +66,16 @@ pub enum Payload {
 )]
 #[serde(transparent)]
 pub struct SessionId(pub Index);
+
+/// Whose session it is: one run of a member. A durable member keeps its instance when it starts again, but
+/// knows nothing of the commands that its earlier run still has on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Owner {
+    /// The member.
+    pub member: Member,
+    /// How often its store had been opened; always 0 in memory.
+    pub boot: u64,
+}
 
 /// Commands of one session that follow each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,20 +1,32 @@
 //! The machine: it owns the parts, and carries to each what concerns it.
 
-use std::collections::VecDeque;
+use std::cell::Cell;
 
 use rand_chacha::ChaCha8Rng;
 
-use super::config::{Config, LeadershipPreference};
-use super::configuration::Configuration;
-use super::entry::Entry;
-use super::io::{Input, Output};
+use super::asking::Asking;
+use super::catch_up::{CatchUp, Gained, Gap, LogView, SnapshotShelf, fetch};
+use super::client::Client;
+use super::config::{Config, LeadershipPreference, mutant};
+use super::core::Core;
+use super::entry::{Batch, Entry, Owner, Payload};
+use super::io::{CallId, CallOutcome, Event, Input, Output, ReadId, StopReason, WriteId};
+use super::messages::{Envelope, Message};
+use super::reads::Reader;
+use super::replica::Replica;
+use super::saving::Saving;
 use super::state::{RestoreError, StateMachine};
-use super::status::{Role, Status};
-use super::store::Recovered;
-use super::types::{Index, Member, Position, Term};
-use crate::id::{GroupId, Instance, PeerId};
+use super::status::Status;
+use super::store::{Recovered, Snapshot};
+use super::types::{Index, Member};
+use crate::id::{GroupId, PeerId};
 use crate::protocol::Machine;
 use crate::time::Instant;
+
+/// Entries that a leader has not committed yet, at most: what comes above is left to be sent again.
+const UNCOMMITTED_MAX: u64 = 65_536;
+/// Full scans of the invariants run once in so many calls.
+const FULL_CHECK_EVERY: u32 = 1_024;
 
 /// Who a member is.
 #[derive(Clone, Copy, Debug)]
@@ -28,67 +40,646 @@ pub struct Identity {
 }
 
 /// A member of a group.
-pub struct Raft<S> {
-    state: S,
-    me: Member,
-    configuration: Configuration,
-    outputs: VecDeque<Output>,
+///
+/// Driven like every [`Machine`], with one freedom more: a driver may hand over several inputs before it
+/// drains the outputs. What they have in common, one write and one append to each member, is then made
+/// once.
+pub struct Raft<S: StateMachine> {
+    core: Core,
+    replica: Replica<S>,
+    client: Client,
+    asking: Asking,
+    catch_up: Option<CatchUp>,
+    shelf: SnapshotShelf,
+    saving: Saving,
+    now: Instant,
+    /// Something was handled since the outputs were last drained.
+    is_turn_open: bool,
+    checks: Cell<u32>,
 }
 
 impl<S: StateMachine> Raft<S> {
     /// A member that starts at `now`, with what its store gave back; `rng` must not be one that an earlier
-    /// life of it has had. `state` is the state before any command.
+    /// life of it has had. `state` is the state before any command. `config` is expected to be
+    /// [valid](Config::validate).
     ///
     /// # Errors
-    /// Where the snapshot that was recovered is not one of this state machine.
+    /// Where the snapshot that was recovered is not one of this state machine, or the log does not go on
+    /// from it.
     pub fn new(
         now: Instant,
         identity: Identity,
         config: Config,
         recovered: Option<Recovered>,
         state: S,
-        mut rng: ChaCha8Rng,
+        rng: ChaCha8Rng,
     ) -> Result<Self, RestoreError> {
-        let _ = (now, config, recovered);
+        if let Some(recovered) = &recovered {
+            continues(recovered)?;
+        }
+        let (storage, forward_timeout) = (config.storage, config.forward_timeout);
+        let mut shelf = SnapshotShelf::new(&config);
+        let core = Core::new(now, identity, config, recovered.as_ref(), rng);
+        let owner = Owner {
+            member: core.me,
+            boot: core.boot,
+        };
+        let mut replica = Replica::new(core.config.clone(), owner, state);
+        let mut saved = Index::ZERO;
+        if let Some(snapshot) = recovered.and_then(|recovered| recovered.snapshot) {
+            let snapshot = std::sync::Arc::new(snapshot);
+            replica.install(&snapshot)?;
+            saved = snapshot.manifest.position.index;
+            shelf.put(now, snapshot);
+        }
         Ok(Self {
-            state,
-            me: Member {
-                peer: identity.peer,
-                instance: Instance::from_rng(&mut rng),
-            },
-            configuration: Configuration::default(),
-            outputs: VecDeque::new(),
+            client: Client::new(owner, forward_timeout),
+            asking: Asking::default(),
+            catch_up: None,
+            saving: Saving::new(storage, saved),
+            core,
+            replica,
+            shelf,
+            now,
+            is_turn_open: true,
+            checks: Cell::new(0),
         })
     }
 
     /// Where the member stands.
     #[must_use]
     pub fn status(&self) -> Status<'_> {
+        let core = &self.core;
         Status {
-            me: self.me,
-            incarnation: None,
-            role: Role::Candidate,
-            term: Term::ZERO,
-            leader: None,
-            last: Position::ZERO,
-            commit: Index::ZERO,
-            applied: Index::ZERO,
-            kept_from: Index(1),
-            configuration: &self.configuration,
+            me: core.me,
+            incarnation: core.incarnation,
+            role: core.role(),
+            term: core.term,
+            leader: core.leader,
+            last: core.last(),
+            commit: core.commit,
+            applied: self.replica.applied().index,
+            commands: self.replica.commands(),
+            kept_from: core.log.kept_from(),
+            configuration: core.log.configuration(),
         }
     }
 
     /// The state, as far as it is [applied](Status::applied).
     #[must_use]
     pub const fn state(&self) -> &S {
-        &self.state
+        self.replica.state()
     }
 
     /// The entry at `index`, if it is kept.
     #[must_use]
     pub fn entry(&self, index: Index) -> Option<&Entry> {
-        let _ = index;
-        None
+        self.core.log.entry(index)
+    }
+
+    // ---- Messages ----
+
+    fn message(&mut self, now: Instant, id: PeerId, envelope: Envelope) {
+        let core = &mut self.core;
+        if !core.peers.contains_key(&id) {
+            return;
+        }
+        let from = Member {
+            peer: id,
+            instance: envelope.from,
+        };
+        if let Message::Hello(hello) = &envelope.message {
+            if core.on_hello(now, id, &envelope, hello) {
+                core.on_acquaintance(now, id);
+                self.sources_changed(now);
+            }
+            return;
+        }
+        if !core.is_current(now, id, &envelope) {
+            return;
+        }
+        match envelope.message {
+            Message::Invite { round, voters } => {
+                core.on_invite(now, from, round, &voters);
+                return;
+            }
+            Message::Promise { round } => {
+                core.on_promise(now, from, round);
+                return;
+            }
+            Message::Founding(charter) => {
+                core.on_founding(now, &charter);
+                return;
+            }
+            _ => {}
+        }
+        // Each incarnation has a log of its own: what is said of one means nothing in another.
+        let is_ours = core.incarnation.is_some() && envelope.incarnation == core.incarnation;
+        if is_ours || (core.incarnation.is_some() && mutant!(core.config, IncarnationIgnored)) {
+            self.member_message(now, from, envelope.boot, envelope.message);
+        }
+    }
+
+    /// A message of a member of our incarnation, in its present life.
+    fn member_message(&mut self, now: Instant, from: Member, boot: u64, message: Message) {
+        let core = &mut self.core;
+        match message {
+            Message::PreVote(candidacy) => core.on_candidacy(now, from, candidacy, true),
+            Message::RequestVote(candidacy) => core.on_candidacy(now, from, candidacy, false),
+            Message::VoteReply {
+                term,
+                seen,
+                pre,
+                verdict,
+            } => core.on_vote_reply(now, from, term, seen, pre, verdict),
+            Message::Append(append) => {
+                let (commit, kept_from) = (append.commit, append.kept_from);
+                let is_gap = core.on_append(now, from, append);
+                self.appended(now, from, is_gap, commit, kept_from);
+            }
+            Message::AppendReply(reply) => {
+                core.on_append_reply(now, from, reply);
+                core.go_on_with_transfer(now);
+            }
+            Message::TimeoutNow { term } => core.on_timeout_now(now, from.peer, term),
+            Message::Forward { batches } => self.forwarded(from, batches),
+            Message::OpenSession => {
+                if core.takes_commands() && !self.is_full() {
+                    let owner = Owner { member: from, boot };
+                    self.core.append_own(Payload::Open(owner));
+                } else {
+                    self.refuse(from);
+                }
+            }
+            Message::NotLeader { term, .. } => {
+                if term <= core.term {
+                    self.client.not_leader(now, from);
+                }
+            }
+            Message::ReadIndex { id } => core.read_index(Reader::Remote(from, id)),
+            Message::ReadIndexReply { id, index } => self.asking.answered(id, index),
+            Message::Leave => core.on_leave(from),
+            Message::Fetch { first, last } => {
+                self.shelf.fetches(now, from.peer, first);
+                let answer = fetch(&core.config, core, first, last);
+                core.send(from.peer, answer);
+            }
+            Message::FetchManifest => {
+                self.make_snapshot(now);
+                let answer = self.shelf.manifest(now, from.peer);
+                self.core.send(from.peer, answer);
+            }
+            Message::FetchChunk { position, number } => {
+                let answer = self.shelf.chunk(now, from.peer, position, number);
+                core.send(from.peer, answer);
+            }
+            Message::Fetched {
+                first,
+                entries,
+                commit,
+            } => {
+                if let Some(catch_up) = &mut self.catch_up {
+                    catch_up.fetched(now, from.peer, first, entries, commit);
+                }
+            }
+            Message::Gone {
+                first,
+                kept_from,
+                commit,
+            } => {
+                if let Some(catch_up) = &mut self.catch_up {
+                    catch_up.gone(now, from.peer, first, kept_from, commit);
+                }
+            }
+            Message::Manifest(manifest) => {
+                if let Some(catch_up) = &mut self.catch_up {
+                    catch_up.manifest(now, from.peer, manifest.map(|manifest| *manifest));
+                }
+            }
+            Message::Chunk {
+                position,
+                number,
+                bytes,
+            } => {
+                if let Some(catch_up) = &mut self.catch_up {
+                    catch_up.chunk(now, from.peer, position, number, bytes);
+                }
+            }
+            Message::Hello(_)
+            | Message::Invite { .. }
+            | Message::Promise { .. }
+            | Message::Founding(_) => {}
+        }
+    }
+
+    /// Commands for the leader have come.
+    fn forwarded(&mut self, from: Member, batches: Vec<Batch>) {
+        if !self.core.takes_commands() {
+            self.refuse(from);
+            return;
+        }
+        for batch in batches {
+            let commands = &batch.commands;
+            if !self.is_full() && !commands.is_empty() && commands.is_well_formed() {
+                self.core.append_own(Payload::Commands(batch));
+            }
+        }
+    }
+
+    fn refuse(&mut self, from: Member) {
+        let refusal = Message::NotLeader {
+            term: self.core.term,
+            leader: self.core.leader,
+        };
+        self.core.send(from.peer, refusal);
+    }
+
+    fn is_full(&self) -> bool {
+        self.core.last().index.0 - self.core.commit.0 >= UNCOMMITTED_MAX
+    }
+
+    // ---- Catching up ----
+
+    /// The leader's append was taken, or found to lie beyond a gap.
+    fn appended(
+        &mut self,
+        now: Instant,
+        leader: Member,
+        is_gap: bool,
+        commit: Index,
+        kept_from: Index,
+    ) {
+        if !is_gap {
+            if let (Some(catch_up), Some(term)) =
+                (&mut self.catch_up, self.core.log.term_at(self.core.commit))
+            {
+                let position = super::types::Position {
+                    term,
+                    index: self.core.commit,
+                };
+                catch_up.advance(now, position);
+            }
+            return;
+        }
+        let Some(incarnation) = self.core.incarnation else {
+            return;
+        };
+        match &mut self.catch_up {
+            Some(catch_up) if catch_up.has_sources() && !catch_up.is_complete() => {
+                catch_up.leader_at(now, commit, kept_from);
+            }
+            _ => {
+                let gap = Gap {
+                    incarnation,
+                    have: self.core.commit,
+                    target: commit,
+                    is_canonical: self.replica.state().is_canonical(),
+                };
+                let sources = self.sources();
+                let catch_up = CatchUp::new(
+                    now,
+                    &self.core.config,
+                    &gap,
+                    &sources,
+                    leader.peer,
+                    kept_from,
+                );
+                self.catch_up = Some(catch_up);
+            }
+        }
+    }
+
+    fn sources(&self) -> Vec<(Member, Index)> {
+        let members = self.core.bonded_members();
+        members
+            .map(|(member, peer)| (member, peer.commit))
+            .collect()
+    }
+
+    fn sources_changed(&mut self, now: Instant) {
+        let sources = self.sources();
+        if let (Some(catch_up), Some(leader)) = (&mut self.catch_up, self.core.leader) {
+            catch_up.sources_changed(now, &sources, leader.peer);
+        }
+    }
+
+    /// Takes what the catch-up has got.
+    fn go_on_catching_up(&mut self, now: Instant) {
+        while let Some(gained) = self.catch_up.as_mut().and_then(CatchUp::poll_gained) {
+            match gained {
+                Gained::Entries(entries) => self.fetched(entries),
+                Gained::Snapshot(snapshot) => self.install(now, snapshot),
+            }
+        }
+        let Some(catch_up) = &mut self.catch_up else {
+            return;
+        };
+        while let Some((peer, message)) = catch_up.poll_message() {
+            self.core.send(peer, message);
+        }
+        if catch_up.is_complete() {
+            self.catch_up = None;
+        }
+    }
+
+    /// Committed entries that other members had. They are committed whoever has them; but they say nothing
+    /// of where our log agrees with the leader's, which only its own check does (schedule H9).
+    fn fetched(&mut self, entries: Vec<Entry>) {
+        let Some(last) = entries.last().map(|entry| entry.index) else {
+            return;
+        };
+        let follows = entries
+            .first()
+            .is_some_and(|first| first.index <= self.core.last().index.next());
+        if follows && self.core.put(entries) {
+            self.core.commit = self.core.commit.max(last);
+        }
+    }
+
+    /// Puts a snapshot in place of the state and of the log below it.
+    fn install(&mut self, now: Instant, snapshot: Snapshot) {
+        let core = &mut self.core;
+        let position = snapshot.manifest.position;
+        let is_ours = core.incarnation == Some(snapshot.manifest.incarnation);
+        // What is committed here already is newer, and would be undone.
+        let is_news = position.index > core.commit || mutant!(core.config, SnapshotOverNewerLog);
+        if !is_ours || !is_news {
+            return;
+        }
+        let snapshot = std::sync::Arc::new(snapshot);
+        if let Err(error) = self.replica.install(&snapshot) {
+            core.stop(StopReason::Snapshot(error.0));
+            return;
+        }
+        // What follows an entry that both have is the same up to it and may be acknowledged already.
+        let keeps_log = core.log.has(position);
+        if keeps_log {
+            core.log.compact_through(position.index);
+        } else {
+            core.log = super::log::Log::after(
+                position,
+                snapshot.manifest.configured_at,
+                snapshot.manifest.configuration.clone(),
+            );
+        }
+        core.commit = position.index;
+        self.saving.installed(&snapshot, !keeps_log, core);
+        core.event(Event::Restored(position.index));
+        let (incarnation, sessions) = (snapshot.manifest.incarnation, self.replica.sessions());
+        self.client.restored(now, incarnation, sessions);
+        self.shelf.put(now, snapshot);
+    }
+
+    // ---- Snapshots of our own ----
+
+    /// Puts the snapshot of the latest snapshot point on the shelf.
+    fn make_snapshot(&mut self, now: Instant) {
+        let on_shelf = self.shelf.latest().map(|it| it.manifest.position);
+        if self.replica.snapshot_position() > on_shelf
+            && let Some(snapshot) = self.replica.snapshot()
+        {
+            self.shelf.put(now, snapshot);
+        }
+    }
+
+    /// Saves the latest snapshot where it is durable, and drops the log that it covers.
+    fn go_on_compacting(&mut self, now: Instant) {
+        let Some(point) = self.replica.snapshot_position() else {
+            return;
+        };
+        if self.saving.wants(point.index)
+            && let Some(snapshot) = self.replica.snapshot()
+        {
+            self.saving.begin(snapshot);
+        }
+        let core = &mut self.core;
+        self.saving.go_on(core);
+        // A restart begins with the durable snapshot and goes on with the log: a log that begins above it
+        // lacks what lies between (schedule H25).
+        let mut covered = self.saving.covers().unwrap_or(point.index);
+        if mutant!(core.config, CompactBeyondDurableSnapshot) {
+            covered = self.replica.applied().index;
+        }
+        let wanted = Index(covered.0.saturating_sub(core.config.log_window)).next();
+        if wanted <= core.log.kept_from() {
+            return;
+        }
+        let size = |index| core.log.entry(index).map(Entry::size);
+        let keep = self.shelf.keep_from(now, wanted, size);
+        if keep > core.log.kept_from() {
+            core.log.compact_through(keep.previous());
+            let base = core.log.base().index;
+            core.disk.compact_through(base);
+        }
+    }
+
+    // ---- The turn ----
+
+    /// Does what all that was handled since the last turn calls for.
+    fn turn(&mut self) {
+        let now = self.now;
+        if self.core.is_stopped() {
+            self.end_all();
+            return;
+        }
+        self.core.go_on_founding(now);
+        self.go_on_catching_up(now);
+        loop {
+            self.core.advance_commit(now);
+            self.apply(now);
+            self.hand_over_calls(now);
+            // With a single voter in memory, what was just appended is committed.
+            let before = self.core.commit;
+            self.core.advance_commit(now);
+            if self.core.commit == before {
+                break;
+            }
+        }
+        self.note_left_incarnation();
+        self.hand_over_reads(now);
+        self.core.go_on_leaving(now);
+        self.core.introduce(now);
+        self.core.replicate(now);
+        self.core.confirm_reads();
+        self.end_reads(now);
+        self.go_on_compacting(now);
+        self.core.disk.flush(&mut self.core.outputs);
+        if self.core.is_stopped() {
+            self.end_all();
+        }
+    }
+
+    fn apply(&mut self, now: Instant) {
+        let Some(incarnation) = self.core.incarnation else {
+            return;
+        };
+        let before = self.replica.applied().index;
+        let mut next = before.next();
+        while next <= self.core.commit {
+            let Some(entry) = self.core.log.entry(next) else {
+                debug_assert!(false, "entry {next} is committed and not there");
+                break;
+            };
+            let client = &mut self.client;
+            self.replica.apply(entry, &mut |applied| {
+                client.applied(now, incarnation, applied);
+            });
+            next = next.next();
+        }
+        let applied = self.replica.applied().index;
+        if applied > before {
+            self.core.event(Event::Committed(applied));
+            self.core.note_voting();
+        }
+        while let Some((call, outcome)) = self.client.poll_ended() {
+            self.core
+                .outputs
+                .push_back(Output::Completed(call, outcome));
+        }
+    }
+
+    /// Hands this node's commands to the leader, which it may be itself.
+    fn hand_over_calls(&mut self, now: Instant) {
+        let reachable = self.core.reachable_leader();
+        if reachable == Some(self.core.me) && (!self.core.takes_commands() || self.is_full()) {
+            return;
+        }
+        let outgoing = self.client.outgoing(now, reachable, self.core.term);
+        let Some(leader) = reachable else {
+            return;
+        };
+        if leader == self.core.me {
+            if outgoing.open {
+                let owner = self.client.owner();
+                self.core.append_own(Payload::Open(owner));
+            }
+            for batch in outgoing.batches {
+                self.core.append_own(Payload::Commands(batch));
+            }
+        } else {
+            if outgoing.open {
+                self.core.send_to(leader, Message::OpenSession);
+            }
+            if !outgoing.batches.is_empty() {
+                let batches = outgoing.batches;
+                self.core.send_to(leader, Message::Forward { batches });
+            }
+        }
+    }
+
+    fn hand_over_reads(&mut self, now: Instant) {
+        let (leader, term) = (self.core.reachable_leader(), self.core.term);
+        let retry = self.core.config.query_timeout / 4;
+        for id in self.asking.outgoing(now, leader, term, retry) {
+            match leader {
+                Some(leader) if leader == self.core.me => {
+                    self.core.read_index(Reader::Local(id));
+                }
+                Some(leader) => self.core.send_to(leader, Message::ReadIndex { id }),
+                None => {}
+            }
+        }
+    }
+
+    fn end_reads(&mut self, now: Instant) {
+        for (id, index) in std::mem::take(&mut self.core.read_indexes) {
+            self.asking.answered(id, index);
+        }
+        let applied = self.replica.applied().index;
+        self.asking
+            .applied(applied, self.core.incarnation, &mut self.core.outputs);
+        self.asking.expire(now, &mut self.core.outputs);
+    }
+
+    /// A founding was left: nothing of it goes on.
+    fn note_left_incarnation(&mut self) {
+        let owner = Owner {
+            member: self.core.me,
+            boot: self.core.boot,
+        };
+        if self.client.owner() == owner {
+            return;
+        }
+        self.client.leave_founding(owner);
+        self.replica.leave_founding(owner);
+        self.asking.incarnation_left();
+        self.catch_up = None;
+    }
+
+    /// All that waits ends with the machine.
+    fn end_all(&mut self) {
+        self.client.stop();
+        while let Some((call, outcome)) = self.client.poll_ended() {
+            self.core
+                .outputs
+                .push_back(Output::Completed(call, outcome));
+        }
+        self.asking.stop(&mut self.core.outputs);
+        self.catch_up = None;
+    }
+
+    fn execute(&mut self, call: CallId, command: bytes::Bytes) {
+        if let Err(rejection) = self.client.execute(call, command) {
+            let outcome = CallOutcome::Rejected(rejection);
+            self.core
+                .outputs
+                .push_back(Output::Completed(call, outcome));
+        }
+    }
+
+    fn read(&mut self, now: Instant, id: ReadId) {
+        let patience = self.core.config.query_timeout;
+        if let Some(error) = self.asking.ask(now, id, patience) {
+            self.core.outputs.push_back(Output::ReadFailed(id, error));
+        }
+    }
+
+    fn persisted(&mut self, now: Instant, write: WriteId) {
+        let core = &mut self.core;
+        core.disk.persisted(write, &mut core.outputs);
+        self.saving.persisted(&core.disk);
+        core.count_votes(now);
+    }
+}
+
+/// Whether the log of a store goes on from its snapshot.
+fn continues(recovered: &Recovered) -> Result<(), RestoreError> {
+    let snapshot = recovered.snapshot.as_ref();
+    let covered = snapshot.map_or(Index::ZERO, |it| it.manifest.position.index);
+    let first = recovered.entries.first().map(|entry| entry.index);
+    if let Some(first) = first.filter(|first| *first > covered.next()) {
+        return Err(RestoreError(format!(
+            "it covers the log up to {covered}, and the log that was kept begins at {first}"
+        )));
+    }
+    let indexes = recovered.entries.iter().map(|entry| entry.index);
+    let mut expected = first;
+    for index in indexes {
+        if expected != Some(index) {
+            return Err(RestoreError(format!(
+                "entry {index} of the log follows a hole"
+            )));
+        }
+        expected = Some(index.next());
+    }
+    Ok(())
+}
+
+impl LogView for Core {
+    fn entry(&self, index: Index) -> Option<&Entry> {
+        self.log.entry(index)
+    }
+
+    fn kept_from(&self) -> Index {
+        self.log.kept_from()
+    }
+
+    fn last_index(&self) -> Index {
+        self.last().index
+    }
+
+    fn commit(&self) -> Index {
+        self.commit
     }
 }
 
@@ -97,20 +688,92 @@ impl<S: StateMachine> Machine for Raft<S> {
     type Output = Output;
 
     fn handle(&mut self, now: Instant, input: Input) {
-        let _ = (now, input);
+        self.now = now;
+        self.is_turn_open = true;
+        if self.core.is_stopped() {
+            match input {
+                Input::Execute(call, command) => self.execute(call, command),
+                Input::Read(id) => {
+                    let error = super::io::ReadError::Stopped;
+                    self.core.outputs.push_back(Output::ReadFailed(id, error));
+                }
+                _ => {}
+            }
+            return;
+        }
+        match input {
+            Input::Bonded(peer) => {
+                self.core.bonded(now, peer);
+                self.sources_changed(now);
+            }
+            Input::Unbonded(peer) => {
+                self.core.unbonded(peer);
+                self.shelf.forget(&peer);
+                self.sources_changed(now);
+            }
+            Input::Message(peer, envelope) => self.message(now, peer, envelope),
+            Input::Persisted(write) => self.persisted(now, write),
+            Input::PersistFailed(error) => self.core.persist_failed(error),
+            Input::Surroundings(surroundings) => self.core.surroundings = surroundings,
+            Input::Execute(call, command) => self.execute(call, command),
+            Input::GiveUp(call) => self.client.give_up(call),
+            Input::Read(id) => self.read(now, id),
+            Input::TransferLeadership => self.core.transfer(now),
+            Input::Leave => self.core.leave(now),
+        }
     }
 
     fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        self.now = now;
+        self.is_turn_open = true;
+        if self.core.is_stopped() {
+            return;
+        }
+        self.core.election_due(now);
+        if self.core.is_heartbeat_due(now) {
+            self.core.look_at_members(now);
+        }
+        self.core.go_on_with_transfer(now);
+        if let Some(catch_up) = &mut self.catch_up {
+            catch_up.handle_timeout(now);
+        }
+        self.shelf.handle_timeout(now);
     }
 
     fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        None
+        if self.core.is_stopped() {
+            return None;
+        }
+        let own = [
+            (self.client.poll_timeout(), "calls"),
+            (self.asking.poll_timeout(), "reads"),
+            (self.shelf.poll_timeout(), "snapshot shelf"),
+            (
+                self.catch_up.as_ref().and_then(CatchUp::poll_timeout),
+                "catch-up",
+            ),
+        ];
+        let own = own.into_iter().filter_map(|(at, why)| Some((at?, why)));
+        own.chain(self.core.timeouts()).min()
     }
 
     fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        if let Some(output) = self.core.outputs.pop_front() {
+            return Some(output);
+        }
+        if std::mem::take(&mut self.is_turn_open) {
+            self.turn();
+        }
+        self.core.outputs.pop_front()
     }
 
-    fn check_invariants(&self) {}
+    fn check_invariants(&self) {
+        let checks = self.checks.get().wrapping_add(1);
+        self.checks.set(checks);
+        self.core.check(checks.is_multiple_of(FULL_CHECK_EVERY));
+        assert!(
+            self.replica.applied().index <= self.core.commit || self.core.incarnation.is_none(),
+            "only what is committed is applied"
+        );
+    }
 }

@@ -15,6 +15,9 @@ use crate::id::{Instance, PeerId};
 pub struct Envelope {
     /// The life of the sender. The peer itself is known from the bond.
     pub from: Instance,
+    /// How often the sender's store has been opened; always 0 in memory. What was sent before it was
+    /// opened again is dropped.
+    pub boot: u64,
     /// The life of the addressee that the message is meant for. `None` only in a [`Message::Hello`] of a
     /// sender that has heard nothing of the addressee yet.
     pub to: Option<Instance>,
@@ -60,7 +63,7 @@ pub enum Message {
         /// Batches in the order of their sequence.
         batches: Vec<Batch>,
     },
-    /// The leader is to open a session for the sender.
+    /// The leader is to open a session for this run of the sender.
     OpenSession,
     /// What came for a leader came to somebody else, or to a leader that is handing over.
     NotLeader {
@@ -146,20 +149,21 @@ pub enum Message {
 }
 
 /// Who a member is and where it stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// How often the sender's store has been opened; always 0 in memory.
-    pub boot: u64,
     /// How eagerly it leads.
     pub preference: LeadershipPreference,
-    /// The sender's latest term.
-    pub term: Term,
+    /// Numbers what the sender says of itself: greater whenever it has become something else.
+    pub ping: u64,
+    /// The greatest such number that the sender has heard from this life of the addressee. So an answer
+    /// is told apart from what was said before the question.
+    pub pong: u64,
+    /// How far the log went when the sender's store was opened.
+    pub recovered: Index,
     /// The leader it follows, if any.
     pub leader: Option<PeerId>,
     /// How far it knows the log of its incarnation to be committed.
     pub commit: Index,
-    /// The addressee is to answer with its own: the sender has heard none from this life of it.
-    pub answer: bool,
 }
 
 /// A candidacy.

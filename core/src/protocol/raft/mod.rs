@@ -3,14 +3,30 @@
 //! Raft (Ongaro and Ousterhout 2014; Ongaro 2014), with founding, membership, catch-up and sessions of our
 //! own. The book's page on consensus says which rule guards against what, and which tests hold it.
 
+mod asking;
+mod catch_up;
+mod client;
 mod config;
 mod configuration;
+mod core;
+mod disk;
+mod election;
 mod entry;
+mod founding;
 mod io;
+mod leading;
+mod log;
 mod machine;
+mod membership;
 mod memory;
 mod messages;
 mod outline;
+mod progress;
+mod reads;
+mod replica;
+mod replication;
+mod saving;
+mod sessions;
 mod state;
 mod status;
 mod store;
@@ -24,7 +40,9 @@ pub use config::{
     Config, ConfigError, FoundingRule, LeadershipPreference, StorageClass, VOTERS_MAX,
 };
 pub use configuration::Configuration;
-pub use entry::{Batch, COMMAND_LEN_MAX, Commands, CommandsBuilder, Entry, Payload, SessionId};
+pub use entry::{
+    Batch, COMMAND_LEN_MAX, Commands, CommandsBuilder, Entry, Owner, Payload, SessionId,
+};
 pub use io::{
     CallId, CallOutcome, Event, Input, Output, ReadError, ReadId, Rejection, StopReason,
     Surroundings, WriteId,
@@ -41,3 +59,6 @@ pub use store::{
     HardState, Manifest, Recovered, Snapshot, StagedChunk, Storage, StorageError, Write,
 };
 pub use types::{Charter, Incarnation, Index, Member, Position, Sequence, Term, Version};
+
+#[cfg(test)]
+mod tests;

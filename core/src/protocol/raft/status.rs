@@ -22,6 +22,8 @@ pub struct Status<'a> {
     pub commit: Index,
     /// How far its state machine has come.
     pub applied: Index,
+    /// How many commands of clients have been applied, by all members alike.
+    pub commands: u64,
     /// The lowest index of which it has the entry.
     pub kept_from: Index,
     /// The voters in force.

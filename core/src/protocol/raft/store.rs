@@ -40,7 +40,7 @@ pub struct Manifest {
     pub configuration: Configuration,
     /// The entry that says so.
     pub configured_at: Index,
-    /// The digest of each chunk, in order. The first holds the sessions, the others the state.
+    /// The digest of each chunk, in order. The first ones hold the sessions, the others the state.
     pub chunks: Vec<Digest>,
 }
 

@@ -1,0 +1,629 @@
+//! What the parts of the machine share: who the member is, what it has promised, whom it knows.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+use super::config::{Config, LeadershipPreference, StorageClass, mutant};
+use super::configuration::Configuration;
+use super::disk::Disk;
+use super::election::Ballot;
+use super::entry::{Entry, Payload};
+use super::founding::Candidacy;
+use super::io::{Event, Output, StopReason, Surroundings, WriteId};
+use super::leading::Leading;
+use super::log::Log;
+use super::machine::Identity;
+use super::messages::{Envelope, Hello, Message};
+use super::status::Role;
+use super::store::{HardState, Recovered};
+use super::types::{Incarnation, Index, Member, Position, Term};
+use crate::id::{GroupId, Instance, PeerId};
+use crate::time::{Duration, Instant};
+
+/// What a member does.
+pub(super) enum State {
+    /// It belongs to no incarnation yet.
+    Candidate(Candidacy),
+    /// It follows, or waits for a leader.
+    Follower,
+    /// It asks whether it would be elected.
+    PreCandidate(Ballot),
+    /// It stands for election.
+    Standing(Ballot),
+    /// It leads.
+    Leader(Box<Leading>),
+    /// It does nothing any more.
+    Stopped,
+}
+
+/// What is known of a bonded peer.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    /// Its present life; `None` before its first hello.
+    pub(super) instance: Option<Instance>,
+    pub(super) boot: u64,
+    pub(super) incarnation: Option<Incarnation>,
+    pub(super) preference: LeadershipPreference,
+    pub(super) commit: Index,
+    /// The greatest number under which it has said who it is.
+    pub(super) ping: u64,
+    /// The greatest number of ours that it has heard in its present life.
+    pub(super) pong: u64,
+    /// When it is told who we are, again, unless it has heard it by then.
+    pub(super) hello_at: Instant,
+    /// Our number when its store was opened for the last time: an answer to it or to a later one was
+    /// given by this store or a later one.
+    booted_at_ping: u64,
+}
+
+impl Peer {
+    fn new(now: Instant) -> Self {
+        Self {
+            instance: None,
+            boot: 0,
+            incarnation: None,
+            preference: LeadershipPreference::Normal,
+            commit: Index::ZERO,
+            ping: 0,
+            pong: 0,
+            hello_at: now,
+            booted_at_ping: 0,
+        }
+    }
+}
+
+/// The state that elections, replication, membership, reads and founding share.
+pub(super) struct Core {
+    pub(super) config: Config,
+    pub(super) group: GroupId,
+    pub(super) preference: LeadershipPreference,
+    pub(super) rng: ChaCha8Rng,
+    pub(super) me: Member,
+    pub(super) boot: u64,
+    pub(super) recovered: Index,
+    pub(super) incarnation: Option<Incarnation>,
+    pub(super) term: Term,
+    pub(super) vote: Option<Member>,
+    pub(super) log: Log,
+    pub(super) commit: Index,
+    pub(super) state: State,
+    pub(super) leader: Option<Member>,
+    /// When the leader was last heard.
+    pub(super) leader_heard_at: Option<Instant>,
+    /// When the member stands for election, or asks again.
+    pub(super) election_at: Instant,
+    pub(super) peers: BTreeMap<PeerId, Peer>,
+    /// Numbers what the member says of itself.
+    pub(super) ping: u64,
+    pub(super) surroundings: Surroundings,
+    pub(super) disk: Disk,
+    /// The write that makes a founding of ours durable: nothing of it is said before.
+    pub(super) founding_write: WriteId,
+    /// It leaves for good; when it asks for that again.
+    pub(super) leaving: Option<Instant>,
+    /// Indexes found for reads of this node.
+    pub(super) read_indexes: Vec<(u64, Index)>,
+    /// It was a voter when that was last looked at.
+    was_voter: bool,
+    checked_commit: std::cell::Cell<(Option<Incarnation>, Index)>,
+    pub(super) outputs: VecDeque<Output>,
+}
+
+impl Core {
+    pub(super) fn new(
+        now: Instant,
+        identity: Identity,
+        config: Config,
+        recovered: Option<&Recovered>,
+        mut rng: ChaCha8Rng,
+    ) -> Self {
+        let is_durable = config.storage == StorageClass::Durable;
+        let hard_state = recovered.map(|recovered| recovered.hard_state);
+        // In memory nothing is remembered, so nothing may be taken for remembered: each start is
+        // another member.
+        let instance =
+            hard_state.map_or_else(|| Instance::from_rng(&mut rng), |hard| hard.instance);
+        let mut log = Log::default();
+        let mut commit = Index::ZERO;
+        if let Some(recovered) = recovered {
+            if let Some(snapshot) = &recovered.snapshot {
+                let manifest = &snapshot.manifest;
+                commit = manifest.position.index;
+                log = Log::after(
+                    manifest.position,
+                    manifest.configured_at,
+                    manifest.configuration.clone(),
+                );
+            }
+            // Entries that the snapshot covers are of no more use.
+            let above = |entry: &&Entry| entry.index > commit;
+            for entry in recovered.entries.iter().filter(above) {
+                log.append(entry.clone());
+            }
+        }
+        let last = log.last().index;
+        let mut core = Self {
+            group: identity.group,
+            preference: identity.preference,
+            me: Member {
+                peer: identity.peer,
+                instance,
+            },
+            boot: hard_state.map_or(0, |hard| hard.boot) + u64::from(is_durable),
+            recovered: last,
+            incarnation: hard_state.and_then(|hard| hard.incarnation),
+            term: hard_state.map_or(Term::ZERO, |hard| hard.term),
+            vote: hard_state.and_then(|hard| hard.vote),
+            log,
+            commit,
+            state: State::Follower,
+            leader: None,
+            leader_heard_at: None,
+            election_at: Instant::FAR_FUTURE,
+            peers: BTreeMap::new(),
+            ping: 1,
+            surroundings: Surroundings::default(),
+            disk: Disk::new(is_durable, last),
+            founding_write: WriteId(0),
+            leaving: None,
+            read_indexes: Vec::new(),
+            was_voter: false,
+            checked_commit: std::cell::Cell::default(),
+            outputs: VecDeque::new(),
+            config,
+            rng,
+        };
+        if mutant!(core.config, ForgetVoteAtRestart) {
+            core.vote = None;
+        }
+        if core.incarnation.is_none() {
+            core.state = State::Candidate(Candidacy::new(now));
+        } else {
+            core.await_leader(now);
+        }
+        core.persist_hard_state();
+        core
+    }
+
+    pub(super) fn role(&self) -> Role {
+        match self.state {
+            State::Candidate(_) => Role::Candidate,
+            State::Follower => Role::Follower,
+            State::PreCandidate(_) => Role::PreCandidate,
+            State::Standing(_) => Role::Standing,
+            State::Leader(_) => Role::Leader,
+            State::Stopped => Role::Stopped,
+        }
+    }
+
+    pub(super) const fn is_stopped(&self) -> bool {
+        matches!(self.state, State::Stopped)
+    }
+
+    pub(super) const fn is_observer(&self) -> bool {
+        matches!(self.preference, LeadershipPreference::Observer)
+    }
+
+    /// The voters in force. Those of the last entry, committed or not: a majority of the ones before
+    /// could be found without any of those that have the new entry.
+    pub(super) fn configuration(&self) -> &Arc<Configuration> {
+        if mutant!(self.config, ConfigurationInForceOnCommit) {
+            return self.log.configuration_as_of(self.commit);
+        }
+        self.log.configuration()
+    }
+
+    pub(super) fn is_voter(&self) -> bool {
+        self.configuration().is_voter(&self.me)
+    }
+
+    /// Whether the leader has committed an entry of its own term: only then does it know how far the log
+    /// is committed (Ongaro and Ousterhout 2014, section 8).
+    pub(super) fn has_committed_in_term(&self) -> bool {
+        self.log.term_at(self.commit) == Some(self.term)
+    }
+
+    pub(super) fn persist_hard_state(&mut self) {
+        let hard_state = HardState {
+            instance: self.me.instance,
+            boot: self.boot,
+            incarnation: self.incarnation,
+            term: self.term,
+            vote: self.vote,
+        };
+        self.disk.hard_state(hard_state);
+    }
+
+    /// Adds an entry of ours to the log, which we lead.
+    pub(super) fn append_own(&mut self, payload: Payload) -> Index {
+        let entry = Entry {
+            term: self.term,
+            index: self.log.last().index.next(),
+            payload,
+        };
+        let index = entry.index;
+        self.disk.append(&entry);
+        self.log.append(entry);
+        index
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    pub(super) fn stop(&mut self, reason: StopReason) {
+        self.state = State::Stopped;
+        self.leader = None;
+        self.outputs.push_back(Output::Stopped(reason));
+    }
+
+    /// What is said to `peer`, in its present life; `None` where that is not known.
+    pub(super) fn envelope(&self, peer: PeerId, message: Message) -> Option<Envelope> {
+        let to = self.peers.get(&peer)?.instance?;
+        Some(Envelope {
+            from: self.me.instance,
+            boot: self.boot,
+            to: Some(to),
+            incarnation: self.incarnation,
+            message,
+        })
+    }
+
+    /// Sends at once. For what promises nothing, and for appends of a leader.
+    pub(super) fn send(&mut self, peer: PeerId, message: Message) {
+        if let Some(envelope) = self.envelope(peer, message) {
+            self.outputs.push_back(Output::Send(peer, envelope));
+        }
+    }
+
+    /// Sends once all that has been written so far is durable. For what promises something: a vote, an
+    /// acknowledgement, a founding, the incarnation that the member belongs to.
+    pub(super) fn send_durably(&mut self, peer: PeerId, message: Message) {
+        if let Some(envelope) = self.envelope(peer, message) {
+            self.disk.send_durably(peer, envelope, &mut self.outputs);
+        }
+    }
+
+    /// Sends to one life of a peer, at once; not at all where it has begun another.
+    pub(super) fn send_to(&mut self, member: Member, message: Message) {
+        if self.is_bonded(&member) {
+            self.send(member.peer, message);
+        }
+    }
+
+    /// Whether this life of the peer is the one that there is a bond with.
+    pub(super) fn is_bonded(&self, member: &Member) -> bool {
+        let peer = self.peers.get(&member.peer);
+        peer.is_some_and(|peer| peer.instance == Some(member.instance))
+    }
+
+    /// A time from `base` to `base` and `jitter` later.
+    pub(super) fn jittered(&mut self, base: Duration, jitter: Duration) -> Duration {
+        let nanos = u64::try_from(jitter.as_nanos()).unwrap_or(u64::MAX);
+        let part = (u128::from(self.rng.next_u64()) * u128::from(nanos)) >> 64;
+        // The product of two 64-bit numbers, without its lower half, fits.
+        base + Duration::from_nanos(part as u64)
+    }
+
+    /// A new wait for a sign of a leader begins.
+    pub(super) fn await_leader(&mut self, now: Instant) {
+        let (base, jitter) = (
+            self.config.election_timeout,
+            self.config.election_timeout_jitter,
+        );
+        let factor = match self.preference {
+            LeadershipPreference::Reluctant { factor } => factor.max(1),
+            LeadershipPreference::Normal | LeadershipPreference::Observer => 1,
+        };
+        self.election_at = now + self.jittered(base, jitter).saturating_mul(factor);
+    }
+
+    /// Follows in `term`, which is at least the present one: `leader`, or nobody yet.
+    pub(super) fn follow(&mut self, now: Instant, term: Term, leader: Option<Member>) {
+        if term > self.term {
+            self.term = term;
+            self.vote = None;
+            self.persist_hard_state();
+        }
+        if !matches!(self.state, State::Follower) {
+            self.state = State::Follower;
+            self.await_leader(now);
+        }
+        self.set_leader(leader);
+    }
+
+    pub(super) fn set_leader(&mut self, leader: Option<Member>) {
+        if self.leader != leader {
+            self.leader = leader;
+            self.event(Event::Leader(self.term, leader));
+        }
+    }
+
+    /// The leader, where it can be sent to, or is the member itself.
+    pub(super) fn reachable_leader(&self) -> Option<Member> {
+        self.leader
+            .filter(|leader| *leader == self.me || self.is_bonded(leader))
+    }
+
+    /// Tells whether the member votes, where that has changed.
+    pub(super) fn note_voting(&mut self) {
+        let is_voter = self.is_voter();
+        if is_voter != self.was_voter {
+            self.was_voter = is_voter;
+            self.event(Event::Voting(is_voter));
+        }
+    }
+
+    /// Leaves the group for good.
+    pub(super) fn leave(&mut self, now: Instant) {
+        if self.leaving.is_none() {
+            self.leaving = Some(now);
+            // Nobody is to promote it again.
+            self.introduce_anew(now);
+        }
+    }
+
+    pub(super) fn is_heartbeat_due(&self, now: Instant) -> bool {
+        matches!(&self.state, State::Leader(leading) if leading.heartbeat_at <= now)
+    }
+
+    /// All that is due at some time, and why.
+    pub(super) fn timeouts(&self) -> impl Iterator<Item = (Instant, &'static str)> {
+        let hello = self.peers.values().map(|peer| peer.hello_at).min();
+        let (heartbeat, transfer, held) = match &self.state {
+            State::Leader(leading) => (
+                Some(leading.heartbeat_at),
+                leading.transfer.map(|transfer| transfer.until),
+                leading.held.map(|(_, until)| until),
+            ),
+            _ => (None, None, None),
+        };
+        let waits = matches!(
+            self.state,
+            State::Follower | State::PreCandidate(_) | State::Standing(_)
+        );
+        let election = waits.then_some(self.election_at);
+        let leaving = self.leaving.filter(|_| self.incarnation.is_some());
+        let all = [
+            (hello.filter(|at| *at < Instant::FAR_FUTURE), "hello"),
+            (heartbeat, "heartbeat"),
+            (transfer, "transfer"),
+            (held, "learners"),
+            (election, "election"),
+            (leaving, "leaving"),
+            (self.founding_due_at(), "founding"),
+        ];
+        all.into_iter().filter_map(|(at, why)| Some((at?, why)))
+    }
+
+    /// Panics where an invariant does not hold. Looks at all of the log where `fully`.
+    pub(super) fn check(&self, fully: bool) {
+        self.log.check(fully);
+        assert!(
+            self.commit <= self.last().index,
+            "committed up to {}, and the log ends at {}",
+            self.commit,
+            self.last()
+        );
+        assert!(
+            self.last().term <= self.term,
+            "the log ends at {} in term {}",
+            self.last(),
+            self.term
+        );
+        let (incarnation, commit) = self.checked_commit.get();
+        assert!(
+            incarnation != self.incarnation || commit <= self.commit,
+            "the commit index has fallen from {commit} to {}",
+            self.commit
+        );
+        self.checked_commit.set((self.incarnation, self.commit));
+        if let State::Leader(leading) = &self.state {
+            assert_eq!(leading.term, self.term, "a leader leads its own term");
+            assert_eq!(self.leader, Some(self.me), "a leader follows itself");
+        }
+    }
+
+    /// Whether a message is of the sender's present life and for ours.
+    pub(super) fn is_current(&mut self, now: Instant, id: PeerId, envelope: &Envelope) -> bool {
+        let me = self.me.instance;
+        let ignores = mutant!(self.config, InstanceIgnored);
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return false;
+        };
+        // Votes and acknowledgements are promises of one life. Another has forgotten what this one knew,
+        // and knows nothing of what this one promised.
+        let is_known = peer.instance == Some(envelope.from) && peer.boot == envelope.boot;
+        let is_for_us = envelope.to == Some(me);
+        if !(is_known && is_for_us) && peer.hello_at == Instant::FAR_FUTURE {
+            // One of us takes the other for somebody that it no longer is.
+            peer.hello_at = now;
+        }
+        (is_known && is_for_us) || ignores
+    }
+
+    // ---- Bonds and who is who ----
+
+    pub(super) fn bonded(&mut self, now: Instant, peer: PeerId) {
+        if peer == self.me.peer {
+            return;
+        }
+        if let Some(known) = self.peers.remove(&peer) {
+            self.forget(&known, peer);
+        }
+        self.peers.insert(peer, Peer::new(now));
+    }
+
+    pub(super) fn unbonded(&mut self, peer: PeerId) {
+        if let Some(known) = self.peers.remove(&peer) {
+            self.forget(&known, peer);
+        }
+    }
+
+    fn forget(&mut self, known: &Peer, peer: PeerId) {
+        if let (State::Leader(leading), Some(instance)) = (&mut self.state, known.instance) {
+            leading.lost(Member { peer, instance }, self.log.last().index);
+        }
+    }
+
+    /// The member has become something else: all are told.
+    pub(super) fn introduce_anew(&mut self, now: Instant) {
+        self.ping += 1;
+        for peer in self.peers.values_mut() {
+            peer.hello_at = now;
+        }
+    }
+
+    /// Tells those who we are that have not heard it.
+    pub(super) fn introduce(&mut self, now: Instant) {
+        let ping = self.ping;
+        let retry = self.config.heartbeat_interval;
+        let due: Vec<PeerId> = {
+            let due = self
+                .peers
+                .iter_mut()
+                .filter(|(_, peer)| peer.hello_at <= now);
+            due.map(|(id, peer)| {
+                let has_heard = peer.instance.is_some() && peer.pong >= ping;
+                peer.hello_at = if has_heard {
+                    Instant::FAR_FUTURE
+                } else {
+                    now + retry
+                };
+                *id
+            })
+            .collect()
+        };
+        for peer in due {
+            self.say_hello(peer);
+        }
+    }
+
+    fn say_hello(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else {
+            return;
+        };
+        let hello = Hello {
+            preference: if self.leaving.is_some() {
+                LeadershipPreference::Observer
+            } else {
+                self.preference
+            },
+            ping: self.ping,
+            pong: peer.ping,
+            recovered: self.recovered,
+            leader: self.leader.map(|leader| leader.peer),
+            commit: self.commit,
+        };
+        let envelope = Envelope {
+            from: self.me.instance,
+            boot: self.boot,
+            to: peer.instance,
+            incarnation: self.incarnation,
+            message: Message::Hello(hello),
+        };
+        // The incarnation is a promise: this instance takes part in no other founding.
+        self.disk.send_durably(id, envelope, &mut self.outputs);
+    }
+
+    /// Takes note of who the peer says it is. `false` where that is old news.
+    pub(super) fn on_hello(
+        &mut self,
+        now: Instant,
+        id: PeerId,
+        envelope: &Envelope,
+        hello: &Hello,
+    ) -> bool {
+        let our_ping = self.ping;
+        let is_for_us = envelope.to == Some(self.me.instance);
+        let takes_us_for_another = envelope.to.is_some() && !is_for_us;
+        let me_leads = matches!(self.state, State::Leader(_));
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return false;
+        };
+        let pong = if is_for_us { hello.pong } else { 0 };
+        let is_same_life = peer.instance == Some(envelope.from);
+        if is_same_life && envelope.boot < peer.boot {
+            // A message from before the restart, unless it answers what was asked after it.
+            if pong >= peer.booted_at_ping && pong > 0 && me_leads {
+                let member = Member {
+                    peer: id,
+                    instance: envelope.from,
+                };
+                if let State::Leader(leading) = &mut self.state {
+                    leading.suspect(member);
+                }
+            }
+            return false;
+        }
+        if takes_us_for_another {
+            peer.hello_at = now;
+        }
+        if is_same_life && envelope.boot == peer.boot && hello.ping < peer.ping {
+            peer.pong = peer.pong.max(pong);
+            return false;
+        }
+        let is_new_boot = !is_same_life || envelope.boot > peer.boot;
+        let is_new = is_new_boot || hello.ping > peer.ping;
+        let old_life = peer.instance.filter(|_| !is_same_life);
+        if is_new_boot {
+            peer.pong = 0;
+        }
+        peer.instance = Some(envelope.from);
+        peer.boot = envelope.boot;
+        peer.incarnation = envelope.incarnation;
+        peer.preference = hello.preference;
+        peer.commit = peer.commit.max(hello.commit);
+        peer.ping = hello.ping;
+        peer.pong = peer.pong.max(pong);
+        if is_new || (peer.pong < our_ping && peer.hello_at == Instant::FAR_FUTURE) {
+            peer.hello_at = now;
+        }
+        if is_new_boot && is_same_life {
+            // Only what answers a question asked from now on was surely said by the store opened last.
+            self.ping += 1;
+            peer.booted_at_ping = self.ping;
+            for peer in self.peers.values_mut() {
+                peer.hello_at = now;
+            }
+        }
+        let last = self.log.last().index;
+        if let State::Leader(leading) = &mut self.state {
+            if let Some(instance) = old_life {
+                leading.lost(Member { peer: id, instance }, last);
+            }
+            if envelope.incarnation == self.incarnation {
+                let member = Member {
+                    peer: id,
+                    instance: envelope.from,
+                };
+                let restarted = (is_same_life && is_new_boot).then_some(hello.recovered);
+                leading.joined(now, member, last, is_new_boot, restarted);
+            }
+        }
+        true
+    }
+
+    /// The members of our incarnation that there is a bond with.
+    pub(super) fn bonded_members(&self) -> impl Iterator<Item = (Member, &Peer)> {
+        let ours = self.incarnation;
+        self.peers.iter().filter_map(move |(id, peer)| {
+            let instance = peer.instance?;
+            (ours.is_some() && peer.incarnation == ours).then_some((
+                Member {
+                    peer: *id,
+                    instance,
+                },
+                peer,
+            ))
+        })
+    }
+
+    /// Where the log ends, as elections compare it.
+    pub(super) fn last(&self) -> Position {
+        self.log.last()
+    }
+}

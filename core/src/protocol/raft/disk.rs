@@ -1,0 +1,206 @@
+//! What is on its way to the disk, and what waits for it.
+
+use std::collections::VecDeque;
+
+use super::entry::Entry;
+use super::io::{Output, WriteId};
+use super::messages::Envelope;
+use super::store::{HardState, Manifest, StagedChunk, Write};
+use super::types::Index;
+use crate::id::PeerId;
+
+/// Collects the writes of one turn into one, numbers them, and keeps back what must not be said before
+/// they are durable.
+///
+/// A volatile member promises nothing beyond its life: for it nothing is ever written, and nothing waits.
+#[derive(Debug)]
+pub(super) struct Disk {
+    is_durable: bool,
+    pending: Write,
+    has_pending: bool,
+    issued: WriteId,
+    durable: WriteId,
+    /// Messages, each with the write that it waits for.
+    held: VecDeque<(WriteId, PeerId, Envelope)>,
+    /// Where the log ends once a write is durable.
+    log_ends: VecDeque<(WriteId, Index)>,
+    durable_last: Index,
+}
+
+impl Disk {
+    /// With a log that is durable up to `durable_last`.
+    pub(super) fn new(is_durable: bool, durable_last: Index) -> Self {
+        Self {
+            is_durable,
+            pending: Write::default(),
+            has_pending: false,
+            issued: WriteId(0),
+            durable: WriteId(0),
+            held: VecDeque::new(),
+            log_ends: VecDeque::new(),
+            durable_last,
+        }
+    }
+
+    fn pending(&mut self) -> Option<&mut Write> {
+        if !self.is_durable {
+            return None;
+        }
+        self.has_pending = true;
+        Some(&mut self.pending)
+    }
+
+    pub(super) fn hard_state(&mut self, hard_state: HardState) {
+        if let Some(pending) = self.pending() {
+            pending.hard_state = Some(hard_state);
+        }
+    }
+
+    /// Forgets log and snapshot, of this turn too.
+    pub(super) fn reset(&mut self) {
+        self.durable_last = Index::ZERO;
+        self.log_ends.clear();
+        if let Some(pending) = self.pending() {
+            *pending = Write {
+                reset: true,
+                ..Write::default()
+            };
+        }
+    }
+
+    /// The log gets `entry` at its place; what was there or above is gone.
+    pub(super) fn append(&mut self, entry: &Entry) {
+        let before = entry.index.previous();
+        self.ends_at_most(before);
+        let Some(pending) = self.pending() else {
+            self.durable_last = entry.index;
+            return;
+        };
+        let keep = pending
+            .entries
+            .iter()
+            .rposition(|earlier| earlier.index < entry.index);
+        pending.entries.truncate(keep.map_or(0, |at| at + 1));
+        pending.entries.push(entry.clone());
+    }
+
+    /// The log was cut: nothing above `last` counts as durable, whatever write completes.
+    fn ends_at_most(&mut self, last: Index) {
+        self.durable_last = self.durable_last.min(last);
+        for (_, end) in self.log_ends.iter_mut().rev() {
+            if *end <= last {
+                break;
+            }
+            *end = last;
+        }
+    }
+
+    pub(super) fn stage(&mut self, chunk: StagedChunk, outputs: &mut VecDeque<Output>) {
+        // One chunk for each write: it is what bounds them.
+        if self.pending.staged.is_some() {
+            self.flush(outputs);
+        }
+        if let Some(pending) = self.pending() {
+            pending.staged = Some(chunk);
+        }
+    }
+
+    /// The staged chunks become the snapshot. `drop_log`: the log does not go on from it.
+    pub(super) fn snapshot(
+        &mut self,
+        manifest: &Manifest,
+        drop_log: bool,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        // Entries of this turn that come before it are not to come after it.
+        self.flush(outputs);
+        let index = manifest.position.index;
+        if drop_log {
+            self.ends_at_most(Index::ZERO);
+            self.log_ends.push_back((WriteId(self.issued.0 + 1), index));
+        }
+        let Some(pending) = self.pending() else {
+            self.log_ends.clear();
+            self.durable_last = self.durable_last.max(index);
+            return;
+        };
+        pending.snapshot = Some(manifest.clone());
+        pending.drop_log = drop_log;
+    }
+
+    pub(super) fn compact_through(&mut self, index: Index) {
+        if let Some(pending) = self.pending() {
+            pending.compact_through = Some(index);
+        }
+    }
+
+    /// Hands the writes of this turn over.
+    pub(super) fn flush(&mut self, outputs: &mut VecDeque<Output>) {
+        if !self.has_pending {
+            return;
+        }
+        self.has_pending = false;
+        let write = std::mem::take(&mut self.pending);
+        self.issued.0 += 1;
+        if let Some(last) = write.entries.last() {
+            self.log_ends.push_back((self.issued, last.index));
+        }
+        outputs.push_back(Output::Persist(self.issued, write));
+    }
+
+    /// The write that everything so far is in.
+    pub(super) const fn latest(&self) -> WriteId {
+        WriteId(self.issued.0 + self.has_pending as u64)
+    }
+
+    pub(super) fn is_durable(&self, write: WriteId) -> bool {
+        write <= self.durable
+    }
+
+    /// Sends `envelope` once everything so far is durable.
+    pub(super) fn send_durably(
+        &mut self,
+        to: PeerId,
+        envelope: Envelope,
+        outputs: &mut VecDeque<Output>,
+    ) {
+        let latest = self.latest();
+        if self.is_durable(latest) {
+            outputs.push_back(Output::Send(to, envelope));
+        } else {
+            self.held.push_back((latest, to, envelope));
+        }
+    }
+
+    /// All writes up to `write` are durable: what waited for them goes out.
+    pub(super) fn persisted(&mut self, write: WriteId, outputs: &mut VecDeque<Output>) {
+        self.durable = self.durable.max(write.min(self.issued));
+        while let Some((id, end)) = self.log_ends.front()
+            && *id <= self.durable
+        {
+            self.durable_last = *end;
+            self.log_ends.pop_front();
+        }
+        while let Some((id, ..)) = self.held.front()
+            && *id <= self.durable
+            && let Some((_, to, envelope)) = self.held.pop_front()
+        {
+            outputs.push_back(Output::Send(to, envelope));
+        }
+    }
+
+    /// Whether nothing is on its way, or waits to be.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_durable(self.latest())
+    }
+
+    /// How far the log is durable as it is now.
+    pub(super) const fn durable_last(&self) -> Index {
+        self.durable_last
+    }
+
+    /// Everything that was handed over; only for the rule that a deliberate bug breaks.
+    pub(super) const fn issued(&self) -> WriteId {
+        self.issued
+    }
+}

@@ -1,0 +1,410 @@
+//! Founding: how candidates become a group, and how a founding that cannot be completed is left.
+
+use std::collections::BTreeSet;
+
+use rand::Rng;
+
+use super::config::{FoundingRule, LeadershipPreference, mutant};
+use super::core::{Core, State};
+use super::entry::{Entry, Payload};
+use super::io::Event;
+use super::log::Log;
+use super::messages::Message;
+use super::types::{Charter, Incarnation, Index, Member, Position, Term};
+use crate::id::{Instance, PeerId};
+use crate::time::Instant;
+
+/// `Any` waits for candidates it has not met so many times as long as for others.
+const PATIENCE: u32 = 3;
+
+/// What a member without an incarnation keeps.
+#[derive(Debug)]
+pub(super) struct Candidacy {
+    /// When it became one.
+    since: Instant,
+    /// When a candidate was last met for the first time.
+    news_at: Instant,
+    met: BTreeSet<Member>,
+    /// A founding that it proposes.
+    attempt: Option<Attempt>,
+    /// Whom it has promised to take part, and until when. Nothing rests on it: it only keeps two
+    /// foundings from being tried at once.
+    promised: Option<(PeerId, Instant)>,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    round: u64,
+    voters: Vec<Member>,
+    promised: BTreeSet<Member>,
+    until: Instant,
+}
+
+impl Candidacy {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            news_at: now,
+            met: BTreeSet::new(),
+            attempt: None,
+            promised: None,
+        }
+    }
+}
+
+impl Core {
+    /// When something about the founding is due.
+    pub(super) fn founding_due_at(&self) -> Option<Instant> {
+        let State::Candidate(candidacy) = &self.state else {
+            return None;
+        };
+        if self.is_observer() || self.surroundings.is_founded || self.leaving.is_some() {
+            return None;
+        }
+        let promised_until = candidacy.promised.map(|(_, until)| until);
+        let attempt_until = candidacy.attempt.as_ref().map(|attempt| attempt.until);
+        let at = self
+            .quiet_at(candidacy)
+            .max(promised_until.unwrap_or(Instant::ZERO));
+        if let Some(until) = attempt_until {
+            return Some(until);
+        }
+        self.voters_of_founding().is_some().then_some(at)
+    }
+
+    /// When it will have been quiet for long enough to found.
+    fn quiet_at(&self, candidacy: &Candidacy) -> Instant {
+        let delay = self.config.bootstrap_delay;
+        let quiet = candidacy.news_at + delay;
+        if self.surroundings.incomplete && self.config.founding == FoundingRule::Any {
+            // Somebody is known of that was not met yet: two foundings would be the price of haste
+            // (schedule H13).
+            return quiet.max(candidacy.since + delay * PATIENCE);
+        }
+        quiet
+    }
+
+    /// Whom a founding by us would list; `None` where it is not for us to found, or not yet.
+    fn voters_of_founding(&self) -> Option<Vec<Member>> {
+        let mut candidates: Vec<Member> = vec![self.me];
+        for (id, peer) in &self.peers {
+            if let (Some(instance), None) = (peer.instance, peer.incarnation)
+                && peer.preference != LeadershipPreference::Observer
+            {
+                candidates.push(Member {
+                    peer: *id,
+                    instance,
+                });
+            }
+        }
+        candidates.sort_unstable();
+        let needed = match self.config.founding {
+            FoundingRule::Any => 1,
+            FoundingRule::Expect(expected) => expected as usize,
+        };
+        let is_ours = candidates.first() == Some(&self.me);
+        candidates.truncate(self.config.max_voters as usize);
+        (is_ours && candidates.len() >= needed).then_some(candidates)
+    }
+
+    /// Who is there has changed, or time has passed.
+    pub(super) fn go_on_founding(&mut self, now: Instant) {
+        let present: BTreeSet<Member> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.incarnation.is_none())
+            .filter_map(|(id, peer)| {
+                let instance = peer.instance?;
+                Some(Member {
+                    peer: *id,
+                    instance,
+                })
+            })
+            .collect();
+        let State::Candidate(candidacy) = &mut self.state else {
+            return;
+        };
+        if present.iter().any(|member| !candidacy.met.contains(member)) {
+            candidacy.met.extend(present);
+            candidacy.news_at = now;
+        }
+        if candidacy.promised.is_some_and(|(_, until)| until <= now) {
+            candidacy.promised = None;
+        }
+        if candidacy
+            .attempt
+            .as_ref()
+            .is_some_and(|attempt| attempt.until <= now)
+        {
+            candidacy.attempt = None;
+        }
+        let is_due = self.founding_due_at().is_some_and(|at| at <= now);
+        let State::Candidate(candidacy) = &self.state else {
+            return;
+        };
+        if !is_due || candidacy.attempt.is_some() {
+            return;
+        }
+        let Some(voters) = self.voters_of_founding() else {
+            return;
+        };
+        if voters.len() == 1 {
+            self.found(now, voters);
+            return;
+        }
+        let round = self.rng.next_u64();
+        let until = now + self.config.election_timeout;
+        for voter in voters.iter().filter(|voter| **voter != self.me) {
+            let invitation = Message::Invite {
+                round,
+                voters: voters.clone(),
+            };
+            if let Some(envelope) = self.envelope(voter.peer, invitation) {
+                self.outputs
+                    .push_back(super::io::Output::Send(voter.peer, envelope));
+            }
+        }
+        if let State::Candidate(candidacy) = &mut self.state {
+            candidacy.attempt = Some(Attempt {
+                round,
+                voters,
+                promised: BTreeSet::new(),
+                until,
+            });
+        }
+    }
+
+    /// Another candidate wants to found with us.
+    pub(super) fn on_invite(&mut self, now: Instant, from: Member, round: u64, voters: &[Member]) {
+        let until = now + self.config.election_timeout;
+        let (me, is_observer) = (self.me, self.is_observer());
+        let State::Candidate(candidacy) = &mut self.state else {
+            return;
+        };
+        let is_free = candidacy
+            .promised
+            .is_none_or(|(peer, until)| peer == from.peer || until <= now);
+        // Of two that try at once the smaller goes on.
+        let yields = candidacy.attempt.is_none() || from.peer < me.peer;
+        if !is_observer && voters.contains(&me) && is_free && yields {
+            candidacy.attempt = None;
+            candidacy.promised = Some((from.peer, until));
+            self.send(from.peer, Message::Promise { round });
+        }
+    }
+
+    /// A candidate would take part in our founding.
+    pub(super) fn on_promise(&mut self, now: Instant, from: Member, round: u64) {
+        let me = self.me;
+        let State::Candidate(candidacy) = &mut self.state else {
+            return;
+        };
+        let Some(attempt) = &mut candidacy.attempt else {
+            return;
+        };
+        if attempt.round != round || !attempt.voters.contains(&from) || attempt.until <= now {
+            return;
+        }
+        attempt.promised.insert(from);
+        let mut others = attempt.voters.iter().filter(|voter| **voter != me);
+        if others.all(|voter| attempt.promised.contains(voter)) {
+            let voters = std::mem::take(&mut attempt.voters);
+            self.found(now, voters);
+        }
+    }
+
+    /// Founds the group: the founder leads term 1, in this run alone. It says nothing of it before it is
+    /// durable: else it could forget it, and take part in another (schedule A-v).
+    fn found(&mut self, now: Instant, voters: Vec<Member>) {
+        let mut nonce = [0; 32];
+        // The same members may found the group again. Its messages must not be taken for those of its
+        // earlier life (schedule H1).
+        if !mutant!(self.config, IncarnationWithoutFreshBytes) {
+            self.rng.fill_bytes(&mut nonce);
+        }
+        let expected = match self.config.founding {
+            FoundingRule::Any => 0,
+            FoundingRule::Expect(expected) => expected,
+        };
+        let charter = Charter {
+            group: self.group,
+            nonce,
+            founder: self.me,
+            voters,
+            expected,
+            parent: None,
+        };
+        self.accept(now, charter.clone());
+        self.founding_write = self.disk.latest();
+        self.lead(now);
+        self.pass_on(&charter);
+    }
+
+    /// Takes part in a founding: its entry, and a vote for the founder, so that no election follows. For
+    /// good: an instance accepts one founding ever.
+    fn accept(&mut self, now: Instant, charter: Charter) {
+        let incarnation = charter.incarnation();
+        let founder = charter.founder;
+        let is_new = self.incarnation.is_none();
+        self.incarnation = Some(incarnation);
+        if self.term == Term::ZERO {
+            self.term = Term(1);
+            self.vote = Some(founder);
+        }
+        self.persist_hard_state();
+        let entry = Entry {
+            term: Term(1),
+            index: Index(1),
+            payload: Payload::Founding(Box::new(charter)),
+        };
+        self.disk.append(&entry);
+        self.log.append(entry);
+        self.state = State::Follower;
+        self.await_leader(now);
+        self.introduce_anew(now);
+        if is_new {
+            self.event(Event::Joined(incarnation));
+        }
+    }
+
+    /// A founding has come, from its founder or another member.
+    pub(super) fn on_founding(&mut self, now: Instant, charter: &Charter) {
+        let incarnation = charter.incarnation();
+        let is_listed =
+            charter.voters.contains(&self.me) && charter.voters.contains(&charter.founder);
+        // Whoever joined it without an entry yet may still accept it; whoever belongs to another may not.
+        let is_free = self.incarnation.is_none_or(|ours| ours == incarnation)
+            && self.last() == Position::ZERO;
+        if charter.group != self.group
+            || !is_listed
+            || !is_free
+            || charter.voters.len() > super::config::VOTERS_MAX
+        {
+            return;
+        }
+        self.accept(now, charter.clone());
+        // The founder may not have reached all.
+        self.pass_on(charter);
+    }
+
+    /// Tells all listed voters that there is a bond with, unless they know.
+    fn pass_on(&mut self, charter: &Charter) {
+        for voter in &charter.voters {
+            if *voter != self.me && *voter != charter.founder {
+                self.pass_on_to(charter, *voter);
+            }
+        }
+    }
+
+    fn pass_on_to(&mut self, charter: &Charter, voter: Member) {
+        let needs_it = self.peers.get(&voter.peer).is_some_and(|peer| {
+            peer.instance == Some(voter.instance) && peer.incarnation.is_none()
+        });
+        if needs_it {
+            self.send_durably(voter.peer, Message::Founding(Box::new(charter.clone())));
+        }
+    }
+
+    /// A peer has said who it is: it may belong to an incarnation that we join, lack a founding that lists
+    /// it, or be the proof that ours cannot be completed.
+    pub(super) fn on_acquaintance(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else {
+            return;
+        };
+        match (self.incarnation, peer.incarnation) {
+            // A late node joins what is there, with a leader or without (schedule H14).
+            (None, Some(theirs)) => self.join(now, theirs),
+            (Some(_), None) => {
+                let voter = peer.instance.map(|instance| Member { peer: id, instance });
+                if let (Some(voter), Some(charter)) = (voter, self.log.charter().cloned())
+                    && charter.voters.contains(&voter)
+                {
+                    self.pass_on_to(&charter, voter);
+                }
+            }
+            _ => {}
+        }
+        self.leave_founding_if_void(now);
+        self.go_on_founding(now);
+    }
+
+    /// Becomes a learner of an incarnation.
+    fn join(&mut self, now: Instant, incarnation: Incarnation) {
+        self.incarnation = Some(incarnation);
+        self.persist_hard_state();
+        self.state = State::Follower;
+        self.await_leader(now);
+        self.introduce_anew(now);
+        self.event(Event::Joined(incarnation));
+    }
+
+    /// Leaves a founding on proof that it can never be completed: so many of its voters hold another, or
+    /// are in another life, that the others are no majority. Only while nothing after it is known to be
+    /// committed: later it would drop what was acknowledged.
+    fn leave_founding_if_void(&mut self, now: Instant) {
+        // Entries that carry nothing of anybody's may go with it.
+        let is_empty = |entry: &Entry| {
+            matches!(
+                entry.payload,
+                Payload::Founding(_) | Payload::Blank | Payload::Open(_)
+            )
+        };
+        let entries = (1..=self.last().index.0).map(|index| self.log.entry(Index(index)));
+        let is_without_data = || {
+            let mut entries = entries;
+            entries.all(|entry| entry.is_some_and(is_empty))
+        };
+        if self.commit > Index(1) || !is_without_data() {
+            return;
+        }
+        let Some(charter) = self.log.charter() else {
+            return;
+        };
+        let is_gone = |voter: &&Member| {
+            let Some(peer) = self.peers.get(&voter.peer) else {
+                return false;
+            };
+            let Some(instance) = peer.instance else {
+                return false;
+            };
+            // The answer to a question that we asked after we had accepted: what was said before may be
+            // older than the life that is listed.
+            let is_proof = peer.pong >= self.ping;
+            let is_over = instance != voter.instance;
+            let is_elsewhere = !is_over
+                && peer
+                    .incarnation
+                    .is_some_and(|it| Some(it) != self.incarnation);
+            **voter != self.me && is_proof && (is_over || is_elsewhere)
+        };
+        let listed = charter.voters.len();
+        let gone = charter.voters.iter().filter(is_gone).count();
+        let needed = match charter.expected {
+            0 | 1 => listed / 2 + 1,
+            expected => expected as usize,
+        };
+        if listed - gone >= needed || gone == 0 {
+            return;
+        }
+        if let Some(left) = self.incarnation.take() {
+            // A fresh instance, in the same write: what the one before has promised stays true for ever,
+            // so that proofs do not age (schedules A-ii, A-iii).
+            self.me.instance = Instance::from_rng(&mut self.rng);
+            self.term = Term::ZERO;
+            self.vote = None;
+            self.log = Log::default();
+            self.commit = Index::ZERO;
+            self.recovered = Index::ZERO;
+            self.disk.reset();
+            self.persist_hard_state();
+            self.state = State::Candidate(Candidacy::new(now));
+            self.set_leader(None);
+            self.leader_heard_at = None;
+            for peer in self.peers.values_mut() {
+                peer.pong = 0;
+            }
+            self.introduce_anew(now);
+            self.event(Event::LeftFounding(left));
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Who votes: promotion, demotion, leaving, and handing over leadership.
+//!
+//! A change alters one voter (from one voter to three, two at once), is in force when it is appended, and
+//! is proposed only when the one before and an entry of the leader's own term have committed (Ongaro 2014,
+//! section 4.1, and its correction of July 2015).
+
+use std::collections::BTreeMap;
+
+use super::config::{LeadershipPreference, mutant};
+use super::configuration::Configuration;
+use super::core::{Core, State};
+use super::entry::Payload;
+use super::io::StopReason;
+use super::leading::Transfer;
+use super::messages::Message;
+use super::types::Member;
+use crate::time::{Duration, Instant};
+
+/// A member that was demoted often waits no longer than this for its next promotion.
+const PROBATION_MAX: Duration = Duration::from_secs(300);
+/// A member keeps up while it lacks no more entries than this.
+const LAG_MAX: u64 = 256;
+
+/// A change of voters that is called for.
+#[derive(Debug, PartialEq, Eq)]
+enum Change {
+    Add(Vec<Member>),
+    Remove(Member),
+}
+
+impl Core {
+    /// The leader's regular look at its members: does a majority still hear it, who keeps up, who is to
+    /// vote.
+    pub(super) fn look_at_members(&mut self, now: Instant) {
+        if !matches!(self.state, State::Leader(_)) {
+            return;
+        }
+        if !self.hears_majority(now) {
+            // Somebody else may lead by now: calls here would only wait (Ongaro 2014, section 6.2).
+            let term = self.term;
+            self.follow(now, term, None);
+            return;
+        }
+        self.note_who_keeps_up(now);
+        self.go_on_with_transfer(now);
+        if let Some(change) = self.change_called_for(now) {
+            self.propose(change);
+        }
+    }
+
+    fn hears_majority(&self, now: Instant) -> bool {
+        let State::Leader(leading) = &self.state else {
+            return false;
+        };
+        let configuration = self.configuration();
+        let heard = configuration.voters.iter().filter(|voter| {
+            **voter == self.me
+                || leading.progress.get(voter).is_some_and(|progress| {
+                    now.since(progress.heard_at) < self.config.election_timeout
+                })
+        });
+        heard.count() >= configuration.majority()
+    }
+
+    fn note_who_keeps_up(&mut self, now: Instant) {
+        let last = self.log.last().index;
+        let timeout = self.config.election_timeout;
+        let voters = self.configuration().clone();
+        let State::Leader(leading) = &mut self.state else {
+            return;
+        };
+        let peers = &self.peers;
+        let ours = self.incarnation;
+        leading.progress.retain(|member, _| {
+            let peer = peers.get(&member.peer);
+            let is_here = peer.is_some_and(|peer| {
+                peer.instance == Some(member.instance) && peer.incarnation == ours
+            });
+            is_here || voters.is_voter(member)
+        });
+        for progress in leading.progress.values_mut() {
+            let keeps_up = progress.matched.0 + LAG_MAX >= last.0
+                && progress.matched.0 > 0
+                && now.since(progress.heard_at) < timeout;
+            if !keeps_up {
+                progress.kept_up_since = None;
+            } else if progress.kept_up_since.is_none() {
+                progress.kept_up_since = Some(now);
+            }
+        }
+    }
+
+    /// Whether a change may be proposed at all.
+    fn may_change(&self) -> bool {
+        let own_term = self.has_committed_in_term()
+            || mutant!(self.config, ConfigurationBeforeOwnTermCommitted);
+        let previous = self.log.configured_at() <= self.commit
+            || mutant!(self.config, TwoConfigurationsAtOnce);
+        let State::Leader(leading) = &self.state else {
+            return false;
+        };
+        // Without the first, two leaders that each changed the voters by one could both find a majority
+        // (schedule H6); without the second, one leader alone could make two sets that share nobody.
+        own_term && previous && leading.transfer.is_none()
+    }
+
+    fn change_called_for(&self, now: Instant) -> Option<Change> {
+        if !self.may_change() {
+            return None;
+        }
+        let State::Leader(leading) = &self.state else {
+            return None;
+        };
+        let configuration = self.configuration();
+        let voters = &configuration.voters;
+        let count = voters.len();
+        let max = self.config.max_voters as usize;
+
+        if let Some(leaver) = leading
+            .leavers
+            .iter()
+            .find(|leaver| voters.contains(leaver))
+        {
+            let remaining = voters.iter().filter(|voter| *voter != leaver);
+            return (count > 1 && self.most_keep_up(now, remaining.copied()))
+                .then_some(Change::Remove(*leaver));
+        }
+
+        let silent: Vec<Member> = self.silent_voters(now);
+        // The majority of an even set is no smaller than that of the odd set above it: one that is silent
+        // is of no use there. Of five, two that are silent go together, one after the other. Three stay
+        // three: a majority of two is two again (schedule H15).
+        let may_remove = (count >= 4 && count.is_multiple_of(2) && !silent.is_empty())
+            || (count >= 5 && silent.len() >= 2)
+            || (count == 3 && !silent.is_empty() && mutant!(self.config, ThreeDemotedToTwo));
+        if may_remove && let Some(gone) = silent.first() {
+            let remaining = voters.iter().filter(|voter| *voter != gone);
+            if self.most_keep_up(now, remaining.copied()) {
+                return Some(Change::Remove(*gone));
+            }
+        }
+
+        let ready = self.ready_learners(now);
+        let wanted = match count {
+            // One visitor that leaves again would stop a group of one for good (schedule H15b).
+            1 => 2,
+            // Completes an even set.
+            _ if count.is_multiple_of(2) => 1,
+            // Replaces a silent voter, which then leaves an even set.
+            _ if !silent.is_empty() => 1,
+            _ => 2,
+        };
+        let room = match count {
+            1 => max >= 3,
+            _ if count.is_multiple_of(2) => count < max,
+            _ if !silent.is_empty() => true,
+            _ => count + 2 <= max,
+        };
+        if !room || ready.len() < wanted {
+            return None;
+        }
+        let added = if count == 1 { 2 } else { 1 };
+        Some(Change::Add(ready.into_iter().take(added).collect()))
+    }
+
+    /// Voters that are not heard, or not able to follow, for so long that others may take their place.
+    fn silent_voters(&self, now: Instant) -> Vec<Member> {
+        let State::Leader(leading) = &self.state else {
+            return Vec::new();
+        };
+        let patience = self.config.heartbeat_interval * self.config.max_missed_heartbeats;
+        let kept_from = self.log.kept_from();
+        let is_silent = |voter: &&Member| {
+            let Some(progress) = leading.progress.get(voter) else {
+                return **voter != self.me;
+            };
+            let is_over = self.peers.get(&voter.peer).is_some_and(|peer| {
+                peer.instance
+                    .is_some_and(|instance| instance != voter.instance)
+            });
+            // One that lacks what is no longer in the log has to fetch a snapshot first; all lack it at
+            // first while a leader is new.
+            let is_behind =
+                progress.matched.next() < kept_from && now.since(leading.since) > patience;
+            is_over || is_behind || progress.is_suspect || now.since(progress.heard_at) > patience
+        };
+        let voters = self.configuration().voters.iter();
+        voters
+            .filter(|voter| **voter != self.me)
+            .filter(is_silent)
+            .copied()
+            .collect()
+    }
+
+    /// Whether a majority of `members` could commit what comes next at once.
+    fn most_keep_up(&self, now: Instant, members: impl Iterator<Item = Member>) -> bool {
+        let State::Leader(leading) = &self.state else {
+            return false;
+        };
+        let (mut all, mut up) = (0, 0);
+        for member in members {
+            all += 1;
+            let keeps_up = member == self.me
+                || leading.progress.get(&member).is_some_and(|progress| {
+                    progress.kept_up_since.is_some()
+                        && !progress.is_suspect
+                        && now.since(progress.heard_at) < self.config.election_timeout
+                });
+            up += usize::from(keeps_up);
+        }
+        up > all / 2
+    }
+
+    /// Learners that have kept up for long enough, those that have for longest first.
+    fn ready_learners(&self, now: Instant) -> Vec<Member> {
+        let State::Leader(leading) = &self.state else {
+            return Vec::new();
+        };
+        let configuration = self.configuration();
+        let mut ready = BTreeMap::new();
+        for (member, progress) in &leading.progress {
+            let Some(peer) = self.peers.get(&member.peer) else {
+                continue;
+            };
+            let is_here = peer.instance == Some(member.instance);
+            let may_vote = peer.preference != LeadershipPreference::Observer;
+            let probation = self.probation(configuration, member);
+            if !configuration.is_voter(member)
+                && is_here
+                && may_vote
+                && !progress.is_suspect
+                && !leading.leavers.contains(member)
+                && let Some(since) = progress.kept_up_since
+                && now.since(since) >= probation
+            {
+                ready.insert((since, *member), *member);
+            }
+        }
+        ready.into_values().collect()
+    }
+
+    /// How long a member must keep up before it votes: longer each time it was demoted, so that one that
+    /// comes and goes does not change the voters for ever (schedule H16).
+    fn probation(&self, configuration: &Configuration, member: &Member) -> Duration {
+        let demotions = configuration.demotions.get(&member.peer).copied();
+        let doublings = 1u32 << demotions.unwrap_or(0).min(16);
+        let probation = self.config.election_timeout.saturating_mul(2 * doublings);
+        probation.min(PROBATION_MAX.max(2 * self.config.election_timeout))
+    }
+
+    fn propose(&mut self, change: Change) {
+        let mut configuration = Configuration::clone(self.configuration());
+        match change {
+            Change::Add(members) => configuration.voters.extend(members),
+            Change::Remove(member) => {
+                configuration.voters.remove(&member);
+                let demotions = configuration.demotions.entry(member.peer).or_default();
+                *demotions = demotions.saturating_add(1);
+            }
+        }
+        self.append_own(Payload::Configuration(configuration));
+    }
+
+    // ---- Leaving and handing over ----
+
+    /// A member wants to vote no longer.
+    pub(super) fn on_leave(&mut self, from: Member) {
+        if let State::Leader(leading) = &mut self.state
+            && !leading.leavers.contains(&from)
+        {
+            leading.leavers.push(from);
+        }
+    }
+
+    /// Hands leadership to the voter that is furthest, if there is one.
+    pub(super) fn transfer(&mut self, now: Instant) {
+        let until = now + self.config.election_timeout;
+        let configuration = self.configuration().clone();
+        let timeout = self.config.election_timeout;
+        let State::Leader(leading) = &mut self.state else {
+            return;
+        };
+        if leading.transfer.is_some() {
+            return;
+        }
+        let able = leading.progress.iter().filter(|(member, progress)| {
+            configuration.is_voter(member)
+                && !progress.is_suspect
+                && !leading.leavers.contains(member)
+                && progress.kept_up_since.is_some()
+                && now.since(progress.heard_at) < timeout
+        });
+        let furthest = able.max_by_key(|(member, progress)| (progress.matched, **member));
+        if let Some((target, _)) = furthest {
+            leading.transfer = Some(Transfer {
+                target: *target,
+                until,
+                is_told: false,
+            });
+            self.go_on_with_transfer(now);
+        }
+    }
+
+    /// Tells the target once it has the whole log; goes on leading where that takes too long.
+    pub(super) fn go_on_with_transfer(&mut self, now: Instant) {
+        let last = self.log.last().index;
+        let term = self.term;
+        let State::Leader(leading) = &mut self.state else {
+            return;
+        };
+        let Some(transfer) = &mut leading.transfer else {
+            return;
+        };
+        if now >= transfer.until {
+            leading.transfer = None;
+            return;
+        }
+        let target = transfer.target;
+        let has_all = leading
+            .progress
+            .get(&target)
+            .is_some_and(|it| it.matched == last);
+        if has_all && !transfer.is_told {
+            transfer.is_told = true;
+            self.send_to(target, Message::TimeoutNow { term });
+        }
+    }
+
+    /// Whether commands are taken now.
+    pub(super) fn takes_commands(&self) -> bool {
+        match &self.state {
+            // The target must have the whole log, so the log stands still (schedule H29).
+            State::Leader(leading) => leading.transfer.is_none(),
+            _ => false,
+        }
+    }
+
+    /// Goes on with leaving for good.
+    pub(super) fn go_on_leaving(&mut self, now: Instant) {
+        let Some(again_at) = self.leaving else {
+            return;
+        };
+        let is_voter = self.is_voter();
+        let is_settled = self.log.configured_at() <= self.commit;
+        let is_last = is_voter && self.configuration().voters.len() == 1;
+        if self.incarnation.is_none() || (!is_voter && is_settled) {
+            self.stop(StopReason::Left);
+            return;
+        }
+        if now < again_at {
+            return;
+        }
+        self.leaving = Some(now + self.config.heartbeat_interval);
+        // The last voter stays: with it the group would end.
+        if is_last {
+            return;
+        }
+        match (&self.state, self.leader) {
+            (State::Leader(_), _) => self.transfer(now),
+            (_, Some(leader)) => self.send_to(leader, Message::Leave),
+            _ => {}
+        }
+    }
+}

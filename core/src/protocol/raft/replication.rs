@@ -1,0 +1,404 @@
+//! Replication: what a leader sends, what a follower makes of it, and what is committed.
+
+use super::config::{FoundingRule, mutant};
+use super::core::{Core, State};
+use super::io::StopReason;
+use super::messages::{Append, AppendOutcome, AppendReply, Message};
+use super::progress::Pace;
+use super::types::{Index, Member, Position};
+use crate::time::Instant;
+
+/// Bytes of entries in one append, about.
+const APPEND_BYTES: usize = 512 << 10;
+/// Entries in one append, at most.
+const APPEND_ENTRIES: usize = 4_096;
+/// A follower that lacks more entries than this fetches them from all members instead of having the leader
+/// send them.
+const CATCH_UP_ENTRIES: u64 = 1_024;
+
+impl Core {
+    // ---- The leader ----
+
+    /// Sends what is due: entries to those that lack some, a sign of life to all when its time has come,
+    /// the commit index to those that get nothing else.
+    pub(super) fn replicate(&mut self, now: Instant) {
+        let interval = self.jittered_heartbeat(now);
+        let (commit, last, kept_from) = (self.commit, self.last(), self.log.kept_from());
+        let State::Leader(leading) = &mut self.state else {
+            return;
+        };
+        let leading = &mut **leading;
+        if let Some(next) = interval {
+            leading.heartbeat_at = next;
+            leading.is_heartbeat_due = true;
+        }
+        // A founding that its founder forgets in a crash must not be known to others: the founder would
+        // take part in another.
+        if !self.disk.is_durable(self.founding_write) {
+            return;
+        }
+        let is_heartbeat = std::mem::take(&mut leading.is_heartbeat_due);
+        let is_round = std::mem::take(&mut leading.is_round_due);
+        if is_heartbeat || is_round {
+            leading.round += 1;
+        }
+        for (member, progress) in &mut leading.progress {
+            let peer = self.peers.get(&member.peer);
+            let Some(peer) = peer.filter(|peer| {
+                peer.instance == Some(member.instance) && peer.incarnation == self.incarnation
+            }) else {
+                continue;
+            };
+            let _ = peer;
+            if is_heartbeat {
+                progress.heartbeat();
+            }
+            let mut is_told = false;
+            while progress.may_send() && (progress.next <= last.index || !is_told) {
+                let is_probe = matches!(progress.pace, Pace::Probe { .. });
+                let has_entries = progress.next <= last.index;
+                let is_news = progress.told_commit < commit;
+                if !(has_entries || is_probe || is_heartbeat || is_round || is_news) {
+                    break;
+                }
+                let (previous, entries) = previous_and_entries(&self.log, progress.next);
+                progress.next = previous.index.next();
+                let end = Index(previous.index.0 + entries.len() as u64);
+                if is_probe || !entries.is_empty() {
+                    progress.sent(end);
+                }
+                is_told = true;
+                progress.told_commit = commit;
+                let append = Append {
+                    term: self.term,
+                    previous,
+                    entries,
+                    commit,
+                    kept_from,
+                    round: leading.round,
+                };
+                self.outputs.push_back(super::io::Output::Send(
+                    member.peer,
+                    super::messages::Envelope {
+                        from: self.me.instance,
+                        boot: self.boot,
+                        to: Some(member.instance),
+                        incarnation: self.incarnation,
+                        message: Message::Append(append),
+                    },
+                ));
+            }
+            let is_news = progress.told_commit < commit;
+            if !is_told && (is_heartbeat || is_round || is_news) {
+                // A sign of life also finds out whether something was lost on the way: it names the last
+                // entry that was sent.
+                let before = match progress.pace {
+                    Pace::CatchingUp => last.index,
+                    _ => progress.next.previous().min(last.index),
+                };
+                let (previous, _) = previous_and_entries(&self.log, before.next());
+                progress.told_commit = commit;
+                let append = Append {
+                    term: self.term,
+                    previous,
+                    entries: Vec::new(),
+                    commit,
+                    kept_from,
+                    round: leading.round,
+                };
+                self.outputs.push_back(super::io::Output::Send(
+                    member.peer,
+                    super::messages::Envelope {
+                        from: self.me.instance,
+                        boot: self.boot,
+                        to: Some(member.instance),
+                        incarnation: self.incarnation,
+                        message: Message::Append(append),
+                    },
+                ));
+            }
+        }
+    }
+
+    /// When the next heartbeat comes, where one is due now.
+    fn jittered_heartbeat(&mut self, now: Instant) -> Option<Instant> {
+        let is_due = match &self.state {
+            State::Leader(leading) => now >= leading.heartbeat_at,
+            _ => false,
+        };
+        let (interval, jitter) = (self.config.heartbeat_interval, self.config.heartbeat_jitter);
+        is_due.then(|| now + self.jittered(interval, jitter))
+    }
+
+    /// A member has answered an append.
+    pub(super) fn on_append_reply(&mut self, now: Instant, from: Member, reply: AppendReply) {
+        if reply.term > self.term {
+            self.follow(now, reply.term, None);
+            return;
+        }
+        if reply.term < self.term {
+            return;
+        }
+        let last = self.log.last().index;
+        let State::Leader(leading) = &mut self.state else {
+            return;
+        };
+        let Some(progress) = leading.progress.get_mut(&from) else {
+            return;
+        };
+        progress.heard_at = now;
+        progress.round = progress.round.max(reply.round.min(leading.round));
+        match reply.outcome {
+            AppendOutcome::Matched(index) => {
+                progress.matched(index.min(last));
+            }
+            AppendOutcome::Conflict {
+                refused,
+                hint,
+                catching_up,
+            } => {
+                let agree = self.log.agree_at_most(hint.index, hint.term).index;
+                progress.refused(refused, agree, catching_up);
+            }
+        }
+    }
+
+    /// Commits what a majority has.
+    pub(super) fn advance_commit(&mut self, now: Instant) {
+        let configuration = self.configuration().clone();
+        let State::Leader(leading) = &mut self.state else {
+            return;
+        };
+        let (me, own) = (self.me, self.disk.durable_last());
+        let counts_learners = mutant!(self.config, LearnerCounted);
+        // The leader counts itself by what is durable, like any other (Ongaro 2014, section 10.2.1). Who is
+        // no voter now does not count, and only those that are do.
+        let mut index = Index(configuration.reached_by_majority(|voter| {
+            if *voter == me {
+                return own.0;
+            }
+            let progress = leading.progress.get(voter);
+            progress.map_or(0, |progress| {
+                if progress.is_suspect {
+                    0
+                } else {
+                    progress.matched.0
+                }
+            })
+        }));
+        if counts_learners {
+            let mut all: Vec<Index> = leading.progress.values().map(|it| it.matched).collect();
+            all.push(own);
+            all.sort_unstable();
+            let majority = configuration.majority().min(all.len());
+            index = all[all.len() - majority];
+        }
+        if index <= self.commit {
+            leading.held = None;
+            return;
+        }
+        // An entry of an earlier term may be on a majority and still be overwritten (Ongaro and Ousterhout
+        // 2014, figure 8): it is committed only with one of this term above it.
+        if self.log.term_at(index) != Some(self.term) && !mutant!(self.config, CommitOldTermByCount)
+        {
+            leading.held = None;
+            return;
+        }
+        // `Expect(n)`: two foundings that share members could both find a majority of their own. So many
+        // must have accepted this one that they cannot.
+        if !leading.is_accepted {
+            let FoundingRule::Expect(expected) = self.config.founding else {
+                leading.is_accepted = true;
+                return self.advance_commit(now);
+            };
+            let voters = configuration.voters.iter();
+            let accepted = voters.filter(|voter| {
+                **voter == me
+                    || leading
+                        .progress
+                        .get(voter)
+                        .is_some_and(|progress| progress.matched.0 > 0)
+            });
+            if accepted.count() < expected as usize {
+                return;
+            }
+            leading.is_accepted = true;
+        }
+        // One or two voters are easily lost. Learners that keep up are waited for, but not for long.
+        if configuration.voters.len() < 3 {
+            let fresh = |heard_at: Instant| now.since(heard_at) < self.config.election_timeout;
+            let lagging = leading.progress.iter().any(|(member, progress)| {
+                !configuration.is_voter(member)
+                    && progress.kept_up_since.is_some()
+                    && !progress.is_suspect
+                    && fresh(progress.heard_at)
+                    && progress.matched < index
+            });
+            if lagging {
+                let patience = now + self.config.election_timeout;
+                let (_, until) = *leading.held.get_or_insert((index, patience));
+                if now < until {
+                    return;
+                }
+                // They have not kept up.
+                for progress in leading.progress.values_mut() {
+                    if progress.matched < index {
+                        progress.kept_up_since = None;
+                    }
+                }
+            }
+            leading.held = None;
+        }
+        self.commit = index;
+    }
+
+    // ---- The follower ----
+
+    /// A leader's append. `true` where the member must catch up with the help of others.
+    pub(super) fn on_append(&mut self, now: Instant, from: Member, append: Append) -> bool {
+        if append.term < self.term {
+            let stale = AppendReply {
+                term: self.term,
+                round: append.round,
+                outcome: AppendOutcome::Conflict {
+                    refused: append.previous.index,
+                    hint: Position::ZERO,
+                    catching_up: false,
+                },
+            };
+            self.send_durably(from.peer, Message::AppendReply(stale));
+            return false;
+        }
+        if matches!(self.state, State::Leader(_)) && append.term == self.term {
+            // Nobody else leads our term. What says so is no member of ours.
+            return false;
+        }
+        self.follow(now, append.term, Some(from));
+        self.leader_heard_at = Some(now);
+        self.await_leader(now);
+        let round = append.round;
+        let is_gap = append.kept_from > self.last().index.next()
+            || append.previous.index.0 > self.last().index.0 + CATCH_UP_ENTRIES;
+        let outcome = self.take(append);
+        let outcome = match outcome {
+            Some(AppendOutcome::Conflict { refused, hint, .. }) => AppendOutcome::Conflict {
+                refused,
+                hint,
+                catching_up: is_gap,
+            },
+            Some(AppendOutcome::Matched(index)) => AppendOutcome::Matched(index),
+            None => return false,
+        };
+        let reply = Message::AppendReply(AppendReply {
+            term: self.term,
+            round,
+            outcome,
+        });
+        if mutant!(self.config, AckBeforeFsync) {
+            self.send(from.peer, reply);
+        } else {
+            // The leader counts on it: it must outlive a crash.
+            self.send_durably(from.peer, reply);
+        }
+        is_gap && matches!(outcome, AppendOutcome::Conflict { .. })
+    }
+
+    /// Puts the entries of an append of the present leader into the log; nothing where it contradicts what
+    /// is committed.
+    fn take(&mut self, append: Append) -> Option<AppendOutcome> {
+        let Append {
+            previous,
+            mut entries,
+            commit,
+            ..
+        } = append;
+        let is_contiguous = entries.iter().zip(1..).all(|(entry, offset)| {
+            entry.index.0 == previous.index.0 + offset && entry.term <= append.term
+        });
+        if !is_contiguous || previous.term > append.term {
+            return None;
+        }
+        let end = Index(previous.index.0 + entries.len() as u64);
+        let base = self.log.base();
+        let mut agrees = self.log.has(previous);
+        if previous.index < base.index {
+            // All that is not kept any more is committed, and the leader of a later term has all that is
+            // committed: the logs agree up to the base.
+            let below = (base.index.0 - previous.index.0) as usize;
+            entries.drain(..below.min(entries.len()));
+            agrees = true;
+        }
+        // Two logs that have an entry of one index and term agree up to it (Ongaro and Ousterhout 2014,
+        // section 5.3): it is what makes the entries that follow mean the same here.
+        if mutant!(self.config, NoPreviousTermCheck) && self.log.term_at(previous.index).is_some() {
+            agrees = true;
+        }
+        if !agrees {
+            let hint = self
+                .log
+                .agree_at_most(previous.index.previous(), previous.term);
+            return Some(AppendOutcome::Conflict {
+                refused: previous.index,
+                hint,
+                catching_up: false,
+            });
+        }
+        if !self.put(entries) {
+            return None;
+        }
+        // Up to the end of this append the leader has the same; above may lie entries of an older leader.
+        self.commit = self.commit.max(commit.min(end));
+        if mutant!(self.config, FetchedAcknowledged) {
+            return Some(AppendOutcome::Matched(self.last().index));
+        }
+        Some(AppendOutcome::Matched(end))
+    }
+
+    /// Puts entries that go on from one in the log to their places, and drops what contradicts them.
+    /// `false`, and nothing done, where that would be something committed.
+    pub(super) fn put(&mut self, entries: Vec<super::entry::Entry>) -> bool {
+        for entry in entries {
+            if self.log.has(entry.position()) {
+                continue;
+            }
+            if entry.index <= self.last().index {
+                // What is committed never changes: whoever says otherwise leads no log of ours.
+                if entry.index <= self.commit && !mutant!(self.config, TruncateBelowCommit) {
+                    debug_assert!(false, "{} contradicts what is committed", entry.position());
+                    return false;
+                }
+                self.log.truncate_from(entry.index);
+            }
+            self.disk.append(&entry);
+            self.log.append(entry);
+        }
+        true
+    }
+
+    /// A write has failed. What the disk holds of it is unknown, and a second try that succeeds says
+    /// nothing of the first: nothing is promised any more until the node is started again.
+    pub(super) fn persist_failed(&mut self, error: super::store::StorageError) {
+        if mutant!(self.config, FailedSyncRetried) {
+            let issued = self.disk.issued();
+            self.disk.persisted(issued, &mut self.outputs);
+            return;
+        }
+        self.stop(StopReason::Storage(error));
+    }
+}
+
+/// The entry before `next` and those from it on, as many as one append takes. Where the entry before is
+/// not kept any more: the base, and nothing.
+fn previous_and_entries(
+    log: &super::log::Log,
+    next: Index,
+) -> (Position, Vec<super::entry::Entry>) {
+    let index = next.previous();
+    match log.term_at(index) {
+        Some(term) => (
+            Position { term, index },
+            log.slice(next, APPEND_BYTES, APPEND_ENTRIES),
+        ),
+        None => (log.base(), Vec::new()),
+    }
+}

@@ -1,0 +1,571 @@
+//! The sessions of a group: which command of whom has been applied, and what came of it.
+//!
+//! A retried command is recognised by its place in its session (Ongaro 2014, section 6.3). The table is a
+//! function of the log alone: every member holds the same one, and none forgets by its own clock.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::entry::{Owner, SessionId};
+use super::types::{Index, Sequence};
+use crate::wire;
+
+/// Counted for each output beside its bytes, so that empty ones are bounded as well.
+const OUTPUT_OVERHEAD: u64 = 32;
+
+/// The sessions. A clone costs nothing, whatever their number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sessions(im::OrdMap<SessionId, Arc<Session>>);
+
+impl Sessions {
+    /// Opens a session for `owner` under `id`, the index of the entry that asks for it, and gives its id;
+    /// the one that this run of the owner has already, if there is one.
+    ///
+    /// Sessions of other runs of the peer end: nobody waits for them any more. `None` where the entry comes
+    /// from a run that a later one has followed. Above `sessions_max` the session unused for longest ends.
+    pub(super) fn open(
+        &mut self,
+        id: SessionId,
+        owner: Owner,
+        sessions_max: u32,
+    ) -> Option<SessionId> {
+        let of_peer = |owned: &Owner| owned.member.peer == owner.member.peer;
+        let former: Vec<(SessionId, Owner)> = self
+            .0
+            .iter()
+            .map(|(id, session)| (*id, session.owner))
+            .filter(|(_, owned)| of_peer(owned))
+            .collect();
+        if let Some((id, _)) = former.iter().find(|(_, owned)| *owned == owner) {
+            return Some(*id);
+        }
+        let follows = |owned: &Owner| owned.member == owner.member && owned.boot > owner.boot;
+        if former.iter().any(|(_, owned)| follows(owned)) {
+            return None;
+        }
+        for (id, _) in former {
+            self.0.remove(&id);
+        }
+        self.insert(id, Session::new(owner, id));
+        while self.0.len() > sessions_max as usize {
+            let unused = self
+                .0
+                .iter()
+                .min_by_key(|(id, session)| (session.used, **id));
+            let Some(unused) = unused.map(|(id, _)| *id) else {
+                break;
+            };
+            self.0.remove(&unused);
+        }
+        Some(id)
+    }
+
+    /// Puts a session in the table.
+    pub(super) fn insert(&mut self, id: SessionId, session: Session) {
+        self.0.insert(id, Arc::new(session));
+    }
+
+    /// The session, if it has not ended.
+    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.0.get(&id).map(|session| &**session)
+    }
+
+    /// The session, to be changed. The first change after a clone of the table copies the session.
+    pub(super) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.0.get_mut(&id).map(Arc::make_mut)
+    }
+
+    /// The session of this run of a member.
+    pub(super) fn of(&self, owner: Owner) -> Option<(SessionId, &Session)> {
+        self.0
+            .iter()
+            .find(|(_, session)| session.owner == owner)
+            .map(|(id, session)| (*id, &**session))
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The table as bytes: equal tables give equal bytes.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let sessions: Vec<(SessionId, &Session)> = self
+            .0
+            .iter()
+            .map(|(id, session)| (*id, &**session))
+            .collect();
+        wire::encode(&sessions).expect("numbers and byte strings can always be encoded")
+    }
+
+    /// The table that `bytes` hold, as it was after entry `through`.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub(super) fn decode(bytes: &[u8], through: Index) -> Result<Self, SessionsError> {
+        let sessions: Vec<(SessionId, Session)> = wire::decode(bytes)?;
+        let mut table = im::OrdMap::new();
+        let mut previous = None;
+        for (id, mut session) in sessions {
+            if previous >= Some(id) {
+                return Err(SessionsError::Unordered(id.0));
+            }
+            session.check(id, through)?;
+            session.outputs_bytes = session.outputs.iter().map(Stored::size).sum();
+            previous = Some(id);
+            table.insert(id, Arc::new(session));
+        }
+        Ok(Self(table))
+    }
+}
+
+/// Bytes that are no table of sessions.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum SessionsError {
+    /// They are none at all.
+    #[error(transparent)]
+    Malformed(#[from] wire::DecodeError),
+    /// A session does not lie above the one before it.
+    #[error("session {0} is out of order")]
+    Unordered(Index),
+    /// A session cannot have come about.
+    #[error("session {id} {how}")]
+    Impossible {
+        /// The session.
+        id: Index,
+        /// What is wrong with it.
+        how: &'static str,
+    },
+}
+
+/// What is known of one run of a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Session {
+    owner: Owner,
+    /// The last command that was applied or given up.
+    last: Sequence,
+    /// The entry of its last batch, or the one that opened it.
+    used: Index,
+    /// What came of the latest commands, the last one at the end.
+    outputs: VecDeque<Stored>,
+    #[serde(skip)]
+    outputs_bytes: u64,
+}
+
+/// What came of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Stored {
+    /// The entry it was in.
+    index: Index,
+    /// `None`: it was given up.
+    output: Option<Bytes>,
+}
+
+impl Stored {
+    fn size(&self) -> u64 {
+        OUTPUT_OVERHEAD + self.output.as_ref().map_or(0, |output| output.len() as u64)
+    }
+}
+
+/// How a command of a session ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It was applied, once.
+    Applied {
+        /// In this entry.
+        index: Index,
+        /// What the state machine gave.
+        output: Bytes,
+    },
+    /// It was given up before it was applied.
+    GivenUp,
+    /// It ended, and what came of it is no longer kept.
+    Lost,
+}
+
+impl Session {
+    /// A session that nothing has been applied in.
+    pub(super) fn new(owner: Owner, id: SessionId) -> Self {
+        Self {
+            owner,
+            last: Sequence::ZERO,
+            used: id.0,
+            outputs: VecDeque::new(),
+            outputs_bytes: 0,
+        }
+    }
+
+    /// Whose it is.
+    pub(super) const fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// The last command that was applied or given up.
+    pub(super) const fn last(&self) -> Sequence {
+        self.last
+    }
+
+    /// Takes note of a batch in entry `index`: the owner has all outputs up to `acked_through`.
+    pub(super) fn touch(&mut self, index: Index, acked_through: Sequence) {
+        self.used = index;
+        while self.first_kept() <= acked_through && !self.outputs.is_empty() {
+            self.drop_oldest();
+        }
+    }
+
+    /// Takes note of how the command after [`last`](Self::last) ended in entry `index`: with an output, or
+    /// given up. Drops the oldest outputs above `bytes_max`.
+    pub(super) fn push(&mut self, index: Index, output: Option<Bytes>, bytes_max: u32) {
+        let stored = Stored { index, output };
+        self.last = self.last.next();
+        self.outputs_bytes += stored.size();
+        self.outputs.push_back(stored);
+        while self.outputs_bytes > u64::from(bytes_max) {
+            self.drop_oldest();
+        }
+    }
+
+    /// Goes on as if all commands before `first` had ended.
+    pub(super) fn skip_to(&mut self, first: Sequence) {
+        self.last = first.previous();
+        self.outputs.clear();
+        self.outputs_bytes = 0;
+    }
+
+    /// How a command ended that is not above [`last`](Self::last).
+    pub(super) fn outcome(&self, sequence: Sequence) -> Outcome {
+        let stored = sequence
+            .0
+            .checked_sub(self.first_kept().0)
+            .and_then(|at| self.outputs.get(usize::try_from(at).ok()?));
+        match stored {
+            None => Outcome::Lost,
+            Some(Stored { output: None, .. }) => Outcome::GivenUp,
+            Some(Stored {
+                index,
+                output: Some(output),
+            }) => Outcome::Applied {
+                index: *index,
+                output: output.clone(),
+            },
+        }
+    }
+
+    /// The command whose output is at the front.
+    fn first_kept(&self) -> Sequence {
+        Sequence(self.last.0 - self.outputs.len() as u64).next()
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(stored) = self.outputs.pop_front() {
+            self.outputs_bytes -= stored.size();
+        }
+    }
+
+    /// Whether a session opened by entry `id` may look like this after entry `through`.
+    fn check(&self, id: SessionId, through: Index) -> Result<(), SessionsError> {
+        let impossible = |how| Err(SessionsError::Impossible { id: id.0, how });
+        if self.outputs.len() as u64 > self.last.0 {
+            return impossible("has more outputs than commands");
+        }
+        if self.used < id.0 || self.used > through {
+            return impossible("was last used before it was opened, or after the snapshot");
+        }
+        let mut previous = id.0;
+        for stored in &self.outputs {
+            if stored.index < previous || stored.index > self.used {
+                return impossible("has outputs out of order");
+            }
+            previous = stored.index;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::id::{Instance, PeerId};
+    use crate::protocol::raft::Member;
+
+    const ID: SessionId = SessionId(Index(3));
+
+    fn owner(peer: u8, instance: u8, boot: u64) -> Owner {
+        Owner {
+            member: Member {
+                peer: PeerId::from_bytes([peer; 32]),
+                instance: Instance::from_bytes([instance; 16]),
+            },
+            boot,
+        }
+    }
+
+    fn id(index: u64) -> SessionId {
+        SessionId(Index(index))
+    }
+
+    fn ids(sessions: &Sessions) -> Vec<u64> {
+        sessions.0.keys().map(|id| id.0.0).collect()
+    }
+
+    #[test]
+    fn a_run_has_one_session_and_ends_those_of_other_runs_of_its_peer() {
+        let mut sessions = Sessions::default();
+        assert_eq!(sessions.open(id(2), owner(1, 1, 1), 9), Some(id(2)));
+        assert_eq!(sessions.open(id(3), owner(2, 1, 1), 9), Some(id(3)));
+        assert_eq!(
+            sessions.open(id(4), owner(1, 1, 1), 9),
+            Some(id(2)),
+            "sent twice"
+        );
+        assert_eq!(ids(&sessions), [2, 3]);
+        assert_eq!(
+            sessions.open(id(5), owner(1, 1, 2), 9),
+            Some(id(5)),
+            "started again"
+        );
+        assert_eq!(ids(&sessions), [3, 5]);
+        assert_eq!(
+            sessions.open(id(6), owner(1, 1, 1), 9),
+            None,
+            "late, of a run that is over"
+        );
+        assert_eq!(ids(&sessions), [3, 5]);
+        assert_eq!(
+            sessions.open(id(7), owner(1, 2, 0), 9),
+            Some(id(7)),
+            "another instance"
+        );
+        assert_eq!(ids(&sessions), [3, 7]);
+    }
+
+    #[test]
+    fn above_the_limit_the_session_unused_for_longest_ends() {
+        let mut sessions = Sessions::default();
+        for index in 2..5 {
+            sessions.open(id(index), owner(index as u8, 0, 0), 3);
+        }
+        let first = sessions.get_mut(id(2)).unwrap();
+        first.touch(Index(5), Sequence::ZERO);
+        assert_eq!(sessions.open(id(6), owner(6, 0, 0), 3), Some(id(6)));
+        assert_eq!(ids(&sessions), [2, 4, 6]);
+        assert_eq!(sessions.open(id(7), owner(7, 0, 0), 1), Some(id(7)));
+        assert_eq!(ids(&sessions), [7]);
+    }
+
+    #[test]
+    fn a_clone_of_the_table_is_not_moved_by_what_follows() {
+        let mut sessions = Sessions::default();
+        sessions.open(ID, owner(1, 1, 0), 9);
+        sessions.get_mut(ID).unwrap().push(Index(4), None, 1_000);
+        let frozen = sessions.clone();
+        let before = frozen.encode();
+        sessions.get_mut(ID).unwrap().push(Index(5), None, 1_000);
+        sessions.open(id(6), owner(2, 1, 0), 9);
+        assert_eq!(frozen.encode(), before);
+        assert_ne!(sessions, frozen);
+    }
+
+    #[test]
+    fn an_output_larger_than_the_bound_is_not_kept() {
+        let mut session = Session::new(owner(1, 1, 0), ID);
+        session.push(Index(4), Some(Bytes::from_static(&[0; 10])), 100);
+        session.push(Index(5), Some(Bytes::from_static(&[0; 100])), 100);
+        assert_eq!(session.outcome(Sequence(1)), Outcome::Lost);
+        assert_eq!(session.outcome(Sequence(2)), Outcome::Lost);
+        assert_eq!(session.last(), Sequence(2));
+        session.push(Index(6), None, 100);
+        assert_eq!(session.outcome(Sequence(3)), Outcome::GivenUp);
+    }
+
+    /// What an entry does to a session.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(Option<Vec<u8>>),
+        Ack(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let output = prop::option::weighted(0.8, prop::collection::vec(any::<u8>(), 0..40));
+        let step = prop_oneof![
+            4 => output.prop_map(Step::Push),
+            1 => (0..60u64).prop_map(Step::Ack),
+        ];
+        prop::collection::vec(step, 0..60)
+    }
+
+    fn run(session: &mut Session, steps: &[Step], bytes_max: u32) {
+        for (step, index) in steps.iter().zip(session.used.0 + 1..) {
+            match step {
+                Step::Push(output) => {
+                    session.touch(Index(index), Sequence::ZERO);
+                    session.push(Index(index), output.clone().map(Bytes::from), bytes_max);
+                }
+                Step::Ack(through) => session.touch(Index(index), Sequence(*through)),
+            }
+        }
+    }
+
+    /// A table with a session for each list of steps.
+    fn table(all: &[Vec<Step>], bytes_max: u32) -> Sessions {
+        let mut sessions = Sessions::default();
+        for (peer, steps) in all.iter().enumerate() {
+            let opened = id(2 + peer as u64);
+            sessions.open(opened, owner(peer as u8, 0, 7), 100);
+            run(sessions.get_mut(opened).unwrap(), steps, bytes_max);
+        }
+        sessions
+    }
+
+    const THROUGH: Index = Index(1_000);
+
+    proptest! {
+        #[test]
+        fn the_latest_outputs_are_kept_until_acknowledged(steps in steps(), bytes_max in 0..500u32) {
+            let mut session = Session::new(owner(1, 1, 0), ID);
+            run(&mut session, &steps, bytes_max);
+            // What was pushed, and up to where it was dropped.
+            let mut pushed: Vec<(u64, Option<Vec<u8>>)> = Vec::new();
+            let mut dropped = 0;
+            for (step, index) in steps.iter().zip(4..) {
+                match step {
+                    Step::Push(output) => pushed.push((index, output.clone())),
+                    Step::Ack(through) => dropped = dropped.max((*through as usize).min(pushed.len())),
+                }
+                let size = |kept: &[(u64, Option<Vec<u8>>)]| -> usize {
+                    kept.iter().map(|(_, output)| 32 + output.as_ref().map_or(0, Vec::len)).sum()
+                };
+                while size(&pushed[dropped..]) > bytes_max as usize {
+                    dropped += 1;
+                }
+            }
+            prop_assert_eq!(session.last(), Sequence(pushed.len() as u64));
+            for (at, (index, output)) in pushed.into_iter().enumerate() {
+                let expected = match output {
+                    _ if at < dropped => Outcome::Lost,
+                    None => Outcome::GivenUp,
+                    Some(output) => Outcome::Applied {
+                        index: Index(index),
+                        output: Bytes::from(output),
+                    },
+                };
+                prop_assert_eq!(session.outcome(Sequence(at as u64 + 1)), expected);
+            }
+            prop_assert_eq!(session.outcome(Sequence::ZERO), Outcome::Lost);
+        }
+
+        #[test]
+        fn equal_tables_are_equal_bytes(
+            all in prop::collection::vec(steps(), 0..6),
+            bytes_max in 0..500u32,
+            more in steps(),
+        ) {
+            let mut sessions = table(&all, bytes_max);
+            let bytes = sessions.encode();
+            let mut decoded = Sessions::decode(&bytes, THROUGH).unwrap();
+            prop_assert_eq!(&decoded, &sessions);
+            prop_assert_eq!(decoded.encode(), bytes.clone());
+            // The one that was decoded goes on like the one that never was.
+            for sessions in [&mut sessions, &mut decoded] {
+                if let Some(session) = sessions.get_mut(id(2)) {
+                    run(session, &more, bytes_max);
+                }
+                sessions.open(id(500), owner(200, 0, 0), 100);
+            }
+            prop_assert_eq!(&decoded, &sessions);
+            prop_assert_eq!(decoded.encode(), sessions.encode());
+            prop_assert_ne!(decoded.encode(), bytes);
+        }
+
+        #[test]
+        fn hostile_bytes_do_not_panic(
+            all in prop::collection::vec(steps(), 1..4),
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in any::<prop::sample::Index>(),
+            random in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let bytes = table(&all, 500).encode();
+            let mut flipped = bytes.clone();
+            for (at, value) in flips {
+                let at = at.index(flipped.len());
+                flipped[at] = value;
+            }
+            for hostile in [&flipped[..], &bytes[..cut.index(bytes.len())], &random] {
+                if let Ok(mut sessions) = Sessions::decode(hostile, THROUGH) {
+                    for id in ids(&sessions) {
+                        let session = sessions.get_mut(SessionId(Index(id))).unwrap();
+                        session.outcome(session.last());
+                        session.outcome(Sequence(u64::MAX));
+                        session.push(THROUGH, Some(Bytes::new()), 100);
+                        session.touch(THROUGH, Sequence(u64::MAX));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tables_that_cannot_have_come_about_are_refused() {
+        let stored = |index| Stored {
+            index: Index(index),
+            output: None,
+        };
+        let session = |last, used, outputs: &[u64]| Session {
+            owner: owner(1, 1, 0),
+            last: Sequence(last),
+            used: Index(used),
+            outputs: outputs.iter().copied().map(stored).collect(),
+            outputs_bytes: 0,
+        };
+        let decode = |sessions: Vec<(SessionId, Session)>| {
+            Sessions::decode(&wire::encode(&sessions).unwrap(), Index(9))
+        };
+        assert!(decode(vec![(id(3), session(2, 9, &[4, 4]))]).is_ok());
+        for (what, sessions) in [
+            (
+                "more outputs than commands",
+                vec![(id(3), session(1, 9, &[4, 4]))],
+            ),
+            (
+                "an output before the session",
+                vec![(id(3), session(2, 9, &[2, 4]))],
+            ),
+            (
+                "an output after its last use",
+                vec![(id(3), session(2, 5, &[4, 6]))],
+            ),
+            (
+                "outputs out of order",
+                vec![(id(3), session(2, 9, &[5, 4]))],
+            ),
+            (
+                "used after the snapshot",
+                vec![(id(3), session(2, 10, &[4]))],
+            ),
+            (
+                "used before it was opened",
+                vec![(id(3), session(0, 2, &[]))],
+            ),
+            (
+                "twice the same",
+                vec![(id(3), session(0, 3, &[])), (id(3), session(0, 3, &[]))],
+            ),
+            (
+                "descending",
+                vec![(id(4), session(0, 4, &[])), (id(3), session(0, 3, &[]))],
+            ),
+        ] {
+            assert!(decode(sessions).is_err(), "{what}");
+        }
+        let mut bytes = Sessions::default().encode();
+        assert!(Sessions::decode(&bytes, Index(9)).is_ok());
+        bytes.push(0);
+        assert!(Sessions::decode(&bytes, Index(9)).is_err(), "more follows");
+    }
+}
