@@ -6,6 +6,7 @@
 //! test run executes it a bounded number of times.
 
 pub mod catalog_merge;
+pub mod raft;
 mod script;
 pub mod storage_recovery;
 pub mod wire_decode;
@@ -30,11 +31,16 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 3] = [
+pub const TARGETS: [Target; 4] = [
     Target {
         name: "catalog_merge",
         body: catalog_merge::run,
         seeds: catalog_merge::seeds,
+    },
+    Target {
+        name: "raft",
+        body: raft::run,
+        seeds: raft::seeds,
     },
     Target {
         name: "storage_recovery",

@@ -27,6 +27,13 @@ impl<'a> Script<'a> {
         usize::from(self.byte()) % bound
     }
 
+    /// The next `len` bytes, or all that is left.
+    pub(crate) fn take(&mut self, len: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(len.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
     /// All that is left.
     pub(crate) const fn rest(&self) -> &'a [u8] {
         self.0

@@ -2,7 +2,7 @@
 
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use smalti_fuzz::{Body, Seed, TARGETS, catalog_merge, storage_recovery, wire_decode};
+use smalti_fuzz::{Body, Seed, TARGETS, catalog_merge, raft, storage_recovery, wire_decode};
 
 /// Inputs of each kind for the decoders, which take microseconds.
 const DECODED: usize = 5_000;
@@ -10,6 +10,8 @@ const DECODED: usize = 5_000;
 const SCRIPTS: usize = 200;
 /// Inputs of each kind for files of a store, which take tens of milliseconds.
 const FILES: usize = 100;
+/// Inputs of each kind for groups, which take milliseconds.
+const GROUPS: usize = 300;
 /// The longest input.
 const LEN_MAX: usize = 256;
 
@@ -21,6 +23,11 @@ fn decoders_hold_for_inputs_of_a_seed() {
 #[test]
 fn merging_holds_for_inputs_of_a_seed() {
     run_drawn(catalog_merge::run, &catalog_merge::seeds(), SCRIPTS);
+}
+
+#[test]
+fn groups_hold_for_inputs_of_a_seed() {
+    run_drawn(raft::run, &raft::seeds(), GROUPS);
 }
 
 #[test]
