@@ -16,6 +16,9 @@ use crate::wire;
 /// Counted for each output beside its bytes, so that empty ones are bounded as well.
 const OUTPUT_OVERHEAD: u64 = 32;
 
+/// No session comes so far: numbers that are counted up from one below never overflow.
+const SEQUENCE_MAX: Sequence = Sequence(u64::MAX / 2);
+
 /// The sessions. A clone costs nothing, whatever their number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sessions(im::OrdMap<SessionId, Arc<Session>>);
@@ -269,6 +272,9 @@ impl Session {
     /// Whether a session opened by entry `id` may look like this after entry `through`.
     fn check(&self, id: SessionId, through: Index) -> Result<(), SessionsError> {
         let impossible = |how| Err(SessionsError::Impossible { id: id.0, how });
+        if self.last > SEQUENCE_MAX {
+            return impossible("has more commands than can ever be sent");
+        }
         if self.outputs.len() as u64 > self.last.0 {
             return impossible("has more outputs than commands");
         }
@@ -543,6 +549,10 @@ mod tests {
             (
                 "outputs out of order",
                 vec![(id(3), session(2, 9, &[5, 4]))],
+            ),
+            (
+                "commands beyond the last sequence number",
+                vec![(id(3), session(u64::MAX, 9, &[]))],
             ),
             (
                 "used after the snapshot",

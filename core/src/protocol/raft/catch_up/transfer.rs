@@ -17,6 +17,10 @@ pub(super) const CHUNKS_MAX: usize = 65_536;
 /// which may be as long as a command.
 pub(super) const CHUNK_LEN_MAX: usize = 16 << 20;
 
+/// No log comes so far: a snapshot that lies above is none of an honest source, and indexes that are counted
+/// up from one below never overflow.
+const INDEX_MAX: Index = Index(u64::MAX / 2);
+
 #[derive(Debug)]
 enum Stage {
     /// None is fetched.
@@ -289,6 +293,7 @@ pub(super) struct Dishonest;
 fn is_sound(manifest: &Manifest, incarnation: Incarnation) -> bool {
     let voters = manifest.configuration.voters.len();
     manifest.incarnation == incarnation
+        && manifest.position.index <= INDEX_MAX
         && manifest.configured_at <= manifest.position.index
         && (1..=VOTERS_MAX).contains(&voters)
         && (1..=CHUNKS_MAX).contains(&manifest.chunks.len())

@@ -154,7 +154,12 @@ fn a_chunk_that_is_too_long_drops_its_source() {
 
 #[test]
 fn a_manifest_that_cannot_be_drops_its_source() {
-    let lies: [Lie; 5] = [
+    let lies: [Lie; 6] = [
+        ("beyond all logs", |answer| {
+            if let Message::Manifest(Some(manifest)) = answer {
+                manifest.position.index = Index(u64::MAX);
+            }
+        }),
         ("another life", |answer| {
             if let Message::Manifest(Some(manifest)) = answer {
                 manifest.incarnation = Incarnation(chunk_digest(b"another"));
