@@ -23,6 +23,8 @@ use crate::script::Script;
 
 /// Members of a group.
 const NODES_MAX: usize = 5;
+/// So many bytes at the front of an input say how the group is run.
+pub const SETUP_LEN: usize = 8;
 /// Acts of one script. What follows is not read.
 const ACTS_MAX: usize = 256;
 /// Steps of one act without faults.
@@ -54,7 +56,7 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// How the group is run: eight bytes.
+/// How the group is run: [`SETUP_LEN`] bytes.
 fn setup(script: &mut Script<'_>) -> Setup {
     let is_honest = script.below(2) == 0;
     let nodes = 1 + script.below(NODES_MAX);
@@ -74,8 +76,8 @@ fn setup(script: &mut Script<'_>) -> Setup {
         max_voters,
         snapshot_interval: 1 + script.below(16) as u64,
         log_window: script.below(8) as u64,
-        sessions_max: 1 + u32::from(flags >> 2 & 3),
-        session_bytes_max: 40 * u32::from(flags >> 4 & 3),
+        sessions_max: [4_096, 1, 2, 5][usize::from(flags >> 2 & 3)],
+        session_bytes_max: [1 << 20, 0, 40, 80][usize::from(flags >> 4 & 3)],
         ..Config::default()
     };
     config.validate().expect("it is made of what makes sense");

@@ -30,6 +30,22 @@ fn groups_hold_for_inputs_of_a_seed() {
     run_drawn(raft::run, &raft::seeds(), GROUPS);
 }
 
+/// A script of its own seldom founds a group, so what is drawn goes on from one that is there.
+#[test]
+fn groups_that_are_founded_hold_for_acts_of_a_seed() {
+    let seeds = raft::seeds();
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    for _ in 0..GROUPS {
+        let (_, seed) = &seeds[rng.random_range(0..seeds.len())];
+        let mut input = seed.clone();
+        rng.fill_bytes(&mut input[..raft::SETUP_LEN]);
+        let mut acts = vec![0; rng.random_range(0..=LEN_MAX)];
+        rng.fill_bytes(&mut acts);
+        input.extend(acts);
+        raft::run(&input);
+    }
+}
+
 #[test]
 fn recovery_holds_for_inputs_of_a_seed() {
     run_drawn(storage_recovery::run, &storage_recovery::seeds(), FILES);

@@ -519,3 +519,65 @@ const NOTHING: HardState = HardState {
     term: smalti_core::protocol::raft::Term::ZERO,
     vote: None,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::setup;
+    use crate::script::Script;
+
+    const STEPS: usize = 300;
+
+    /// Three durable members, after a command of each.
+    fn group() -> Group {
+        let mut group = Group::new(setup(&mut Script::new(&[0, 2, 1, 0, 4, 15, 7, 0])));
+        go_on(&mut group);
+        (0..3).for_each(|node| group.execute(node));
+        go_on(&mut group);
+        group
+    }
+
+    fn go_on(group: &mut Group) {
+        for _ in 0..STEPS {
+            assert!(group.go_on());
+        }
+    }
+
+    /// All nodes start again, each with what `change` makes of its disk.
+    fn restart(group: &mut Group, change: impl Fn(StoreImage) -> StoreImage) {
+        for node in 0..3 {
+            group.crash(node, usize::MAX);
+            let image = std::mem::take(&mut group.nodes[node].image);
+            group.nodes[node].image = change(image);
+        }
+        (0..3).for_each(|node| group.start(node));
+        for (node, other) in [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)] {
+            group.bond(node, other);
+        }
+        go_on(group);
+    }
+
+    #[test]
+    fn a_group_without_faults_acknowledges_and_goes_on_after_a_restart() {
+        let mut group = group();
+        let acked = group.ledger.acked();
+        assert!(acked.values().any(|index| *index > Index(1)), "{acked:?}");
+        assert!(group.nodes.iter().all(|node| node.calls.is_empty()));
+        restart(&mut group, |image| image);
+        group.execute(1);
+        go_on(&mut group);
+        assert!(acked < group.ledger.acked());
+        assert!(group.nodes.iter().all(|node| node.calls.is_empty()));
+        group.close();
+    }
+
+    #[test]
+    #[should_panic(expected = "leader completeness")]
+    fn disks_that_forget_what_was_committed_are_found() {
+        restart(&mut group(), |image| {
+            let mut found = image.recovered().expect("it has a hard state");
+            found.entries.truncate(1);
+            found.into()
+        });
+    }
+}

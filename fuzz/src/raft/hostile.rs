@@ -449,7 +449,11 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             Message::PreVote(candidacy) => self.vote(candidacy.term, true),
             Message::RequestVote(candidacy) => self.vote(candidacy.term, false),
             Message::Append(append) => {
-                let end = append.previous.index.0.saturating_add(append.entries.len() as u64);
+                let end = append
+                    .previous
+                    .index
+                    .0
+                    .saturating_add(append.entries.len() as u64);
                 Message::AppendReply(AppendReply {
                     term: append.term,
                     round: self.number(append.round),
