@@ -28,12 +28,15 @@ macro_rules! scripts {
 
 scripts! {
     a1_expect_acknowledges_nothing_before_so_many_have_accepted
+    a_i_a_founding_of_two_is_left_when_one_has_begun_another_life
     a_i_an_even_founding_does_not_block_for_ever
     a_ii_a_member_of_an_acknowledging_founding_stays_in_it
+    a_ii_leaving_a_founding_takes_a_fresh_instance
     a_iii_a_founding_of_an_earlier_life_of_the_founder_is_not_accepted
     a_v_the_founder_leads_term_1_only_in_the_run_that_founded
     founding
     founding_expect
+    founding_left_on_proof
     founding_passed_on
     h12_a_promise_is_given_to_one_at_a_time_and_binds_to_nothing
     h13_any_waits_for_candidates_it_has_not_met

@@ -48,6 +48,8 @@ pub(super) struct Peer {
     pub(super) incarnation: Option<Incarnation>,
     pub(super) preference: LeadershipPreference,
     pub(super) commit: Index,
+    /// The founding that it has left last.
+    pub(super) left: Option<Incarnation>,
     /// The greatest number under which it has said who it is.
     pub(super) ping: u64,
     /// The greatest number of ours that it has heard in its present life.
@@ -67,6 +69,7 @@ impl Peer {
             incarnation: None,
             preference: LeadershipPreference::Normal,
             commit: Index::ZERO,
+            left: None,
             ping: 0,
             pong: 0,
             hello_at: now,
@@ -102,6 +105,8 @@ pub(super) struct Core {
     pub(super) disk: Disk,
     /// The write that makes a founding of ours durable: nothing of it is said before.
     pub(super) founding_write: WriteId,
+    /// The founding that this run has left last: it can never be completed.
+    pub(super) left: Option<Incarnation>,
     /// It leaves for good; when it asks for that again.
     pub(super) leaving: Option<Instant>,
     /// Indexes found for reads of this node.
@@ -168,6 +173,7 @@ impl Core {
             surroundings: Surroundings::default(),
             disk: Disk::new(is_durable, last),
             founding_write: WriteId(0),
+            left: None,
             leaving: None,
             read_indexes: Vec::new(),
             was_voter: false,
@@ -517,6 +523,7 @@ impl Core {
             recovered: self.recovered,
             leader: self.leader.map(|leader| leader.peer),
             commit: self.commit,
+            left: self.left,
         };
         let envelope = Envelope {
             from: self.me.instance,
@@ -577,6 +584,7 @@ impl Core {
         peer.incarnation = envelope.incarnation;
         peer.preference = hello.preference;
         peer.commit = peer.commit.max(hello.commit);
+        peer.left = hello.left;
         peer.ping = hello.ping;
         peer.pong = peer.pong.max(pong);
         if is_new || (peer.pong < our_ping && peer.hello_at == Instant::FAR_FUTURE) {
