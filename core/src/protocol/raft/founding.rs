@@ -314,11 +314,7 @@ impl Core {
         match (self.incarnation, peer.incarnation) {
             // A late node joins what is there, with a leader or without (schedule H14); but not what it has
             // left itself, which others may have joined on its word.
-            (None, Some(theirs)) => {
-                if self.left != Some(theirs) {
-                    self.join(now, theirs);
-                }
-            }
+            (None, Some(theirs)) if self.left != Some(theirs) => self.join(now, theirs),
             (Some(_), None) => {
                 let voter = peer.instance.map(|instance| Member { peer: id, instance });
                 if let (Some(voter), Some(charter)) = (voter, self.log.charter().cloned())
