@@ -608,8 +608,8 @@ impl Core {
                     peer: id,
                     instance: envelope.from,
                 };
-                let restarted = (is_same_life && is_new_boot).then_some(hello.recovered);
-                leading.joined(now, member, last, is_new_boot, restarted);
+                let (boot, recovered) = (envelope.boot, hello.recovered);
+                leading.joined(now, member, last, is_new_boot, boot, recovered);
             }
         }
         true
