@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | [`protocol`] | the protocols as machines: state and messages, no async, no I/O |
 //! | [`node`] | workers that run the machines, and the handles behind the public modules |
-//! | [`runtime`] | what a node needs of the world: transport, clock, randomness, tasks |
+//! | [`runtime`] | what a node needs of the world: transport, clock, randomness, tasks, files |
 //! | [`wire`] | codec, frames, limits, close codes, the hello of every connection |
 //! | [`id`](mod@id) | digests, identifiers, keys |
 //! | [`time`] | the monotonic and the wall clock's readings |
@@ -44,7 +44,8 @@ pub mod discovery {
     pub use crate::node::discovery::{CatalogWatch, Discovery, Error, Events, EventsLagged};
     pub use crate::protocol::discovery::{
         Catalog, Config, ConfigBuilder, ConfigError, EntryError, EntryVersion, Event, GroupInfo,
-        PeerAddr, PeerEntry, RequestError, SignedPeerEntry, StreamInfo, Ticket, VerifiedEntry,
+        PeerAddr, PeerEntry, RequestError, SignedPeerEntry, StreamInfo, SyncFailure, Ticket,
+        VerifiedEntry,
     };
 }
 

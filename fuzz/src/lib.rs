@@ -7,6 +7,7 @@
 
 pub mod catalog_merge;
 mod script;
+pub mod storage_recovery;
 pub mod wire_decode;
 
 use std::process::ExitCode;
@@ -29,11 +30,16 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 2] = [
+pub const TARGETS: [Target; 3] = [
     Target {
         name: "catalog_merge",
         body: catalog_merge::run,
         seeds: catalog_merge::seeds,
+    },
+    Target {
+        name: "storage_recovery",
+        body: storage_recovery::run,
+        seeds: storage_recovery::seeds,
     },
     Target {
         name: "wire_decode",

@@ -2,12 +2,14 @@
 
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use smalti_fuzz::{Body, Seed, TARGETS, catalog_merge, wire_decode};
+use smalti_fuzz::{Body, Seed, TARGETS, catalog_merge, storage_recovery, wire_decode};
 
 /// Inputs of each kind for the decoders, which take microseconds.
 const DECODED: usize = 5_000;
 /// Inputs of each kind for the scripts, which take milliseconds.
 const SCRIPTS: usize = 200;
+/// Inputs of each kind for files of a store, which take tens of milliseconds.
+const FILES: usize = 100;
 /// The longest input.
 const LEN_MAX: usize = 256;
 
@@ -19,6 +21,11 @@ fn decoders_hold_for_inputs_of_a_seed() {
 #[test]
 fn merging_holds_for_inputs_of_a_seed() {
     run_drawn(catalog_merge::run, &catalog_merge::seeds(), SCRIPTS);
+}
+
+#[test]
+fn recovery_holds_for_inputs_of_a_seed() {
+    run_drawn(storage_recovery::run, &storage_recovery::seeds(), FILES);
 }
 
 #[test]

@@ -11,11 +11,13 @@
 //! ```
 //!
 //! Everything of [`smalti_core`] is found here too. What this crate adds is the world that a node runs in:
-//! [`QuicRuntime`], with the transport of [`transport`], and the system's randomness ([`Random`]).
+//! [`QuicRuntime`], with the transport of [`transport`], the system's randomness ([`Random`]), and the durable
+//! store of a data directory ([`storage`]).
 
 mod network_ext;
 mod quic_runtime;
 mod random;
+pub mod storage;
 pub mod transport;
 
 pub use network_ext::{NetworkBuilderExt, NetworkExt};

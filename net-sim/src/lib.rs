@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`cluster`] | [`Simulation`]: whole nodes and applications on simulated hosts, for scenarios and users' own tests; up to some ten hosts |
 //! | [`bare`] | [`bare::World`]: machines in an event loop of their own, without executor and sockets; millions of events per second, thousands of nodes |
+//! | [`disk`] | a disk that loses and tears what is not synced, fails, fills up and rots |
 //! | [`faults`] | the one vocabulary of what goes wrong, for both levels: plans, schedules, what becomes of each packet |
 //! | [`link`] | the transport under simulated nodes: QUIC's shape without its cryptography, as a machine |
 //! | [`history`] | what clients called and what came of it, recorded |
@@ -31,6 +32,7 @@
 
 pub mod bare;
 pub mod cluster;
+pub mod disk;
 pub mod faults;
 pub mod history;
 pub mod linearizability;

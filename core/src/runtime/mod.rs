@@ -5,12 +5,14 @@
 //! them is the same. All methods that wait are cancellation safe unless they say otherwise: dropping the
 //! returned future undoes nothing that has happened and loses nothing that was given.
 
+mod disk;
 mod transport;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+pub use disk::{Disk, DiskFile};
 pub use transport::{
     Alpn, BiStream, BindError, Connection, ConnectionError, DialError, Endpoint, EndpointConfig,
     RecvStream, SendDatagramError, SendStream, Side, StreamError,
@@ -21,7 +23,7 @@ use crate::time::{Instant, WallTime};
 /// A future on the heap. Control operations pay for one; data never does.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// All that one node needs of the world.
+/// All that one node needs of the world. One with a data directory has a [`Disk`] besides.
 pub trait Runtime: Transport + Clock + Entropy + Spawner {}
 
 impl<T: Transport + Clock + Entropy + Spawner + ?Sized> Runtime for T {}

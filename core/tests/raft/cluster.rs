@@ -11,11 +11,10 @@ use smalti_core::protocol::Machine;
 use smalti_core::protocol::raft::{
     ApplyContext, CallId, Config, Envelope, FoundingRule, FrozenState, Identity, Index, Input,
     LeadershipPreference, Output, Raft, ReadId, RestoreError, Role, StateMachine, StorageClass,
-    StorageError, Surroundings, Write, WriteId,
+    StorageError, StoreImage, Surroundings, Write, WriteId,
 };
 use smalti_core::time::{Duration, Instant};
 
-use crate::image::Image;
 use crate::names::{self, Names, peer};
 use crate::safety::Safety;
 use crate::show::{KINDS, kind, text};
@@ -63,8 +62,8 @@ struct Node {
     raft: Option<Raft<List>>,
     starts: u64,
     preference: LeadershipPreference,
-    image: Image,
-    backup: Image,
+    image: StoreImage,
+    backup: StoreImage,
     /// Writes that are not durable yet.
     writing: VecDeque<(WriteId, Write)>,
     /// It is not told that its writes are durable before the script says so.
@@ -312,7 +311,7 @@ impl Cluster {
                 self.now,
                 identity,
                 self.config.clone(),
-                node.image.recover(),
+                node.image.recovered(),
                 List::default(),
                 ChaCha8Rng::seed_from_u64(seed),
             )
@@ -338,7 +337,9 @@ impl Cluster {
             let node = self.nodes.get_mut(&id).ok_or("it was never started")?;
             node.raft = None;
             for (_, write) in node.writing.drain(..).take(written) {
-                node.image.write(write);
+                node.image
+                    .carry_out(write)
+                    .expect("writes go on from each other");
             }
             let held = &self.held;
             self.wire
@@ -495,7 +496,9 @@ impl Cluster {
         };
         let mut last = None;
         for (number, write) in node.writing.drain(..count.min(node.writing.len())) {
-            node.image.write(write);
+            node.image
+                .carry_out(write)
+                .expect("writes go on from each other");
             last = Some(number);
         }
         if let Some(number) = last {
@@ -814,9 +817,13 @@ impl Cluster {
         self.each(words, |cluster, id| {
             let node = cluster.nodes.get(&id).ok_or("it was never started")?;
             if what == "disk" {
-                let snapshot = node.image.snapshot.as_ref().map(|it| &it.manifest);
-                let mut line = format!("n{id} log up to {}", node.image.last());
-                if let Some(manifest) = snapshot {
+                let found = node.image.recovered();
+                let snapshot = found.as_ref().and_then(|it| it.snapshot.as_ref());
+                let covered = snapshot.map_or(Index::ZERO, |it| it.manifest.position.index);
+                let last = found.as_ref().and_then(|it| it.entries.last());
+                let last = last.map_or(covered, |entry| entry.index);
+                let mut line = format!("n{id} log up to {last}");
+                if let Some(manifest) = snapshot.map(|it| &it.manifest) {
                     let digests: Vec<_> = manifest.chunks.iter().map(|it| it.short()).collect();
                     let at = names::position(manifest.position);
                     write!(line, ", snapshot {at} {}", digests.join(" ")).expect("a string");

@@ -6,7 +6,8 @@
 //! to be done only by whoever understands what has changed them.
 
 mod cluster;
-mod image;
+#[cfg(smalti_mutants)]
+mod mutants;
 mod names;
 mod safety;
 mod script;

@@ -18,7 +18,9 @@ mod leading;
 mod log;
 mod machine;
 mod membership;
+mod memory;
 mod messages;
+mod outline;
 mod progress;
 mod reads;
 mod replica;
@@ -28,6 +30,8 @@ mod sessions;
 mod state;
 mod status;
 mod store;
+#[cfg(test)]
+mod test_samples;
 mod types;
 
 #[cfg(smalti_mutants)]
@@ -44,9 +48,11 @@ pub use io::{
     Surroundings, WriteId,
 };
 pub use machine::{Identity, Raft};
+pub use memory::{InMemoryStorage, StoreImage};
 pub use messages::{
     Append, AppendOutcome, AppendReply, Candidacy, Envelope, Hello, Message, Verdict,
 };
+pub use outline::Outline;
 pub use state::{ApplyContext, FrozenState, RestoreError, StateMachine};
 pub use status::{Role, Status};
 pub use store::{

@@ -53,7 +53,8 @@ pub struct Snapshot {
     pub chunks: Vec<Bytes>,
 }
 
-/// A part of a snapshot that is being written. It counts for nothing until a write names its manifest.
+/// A part of a snapshot that is being written. It counts for nothing until a write names its manifest, and
+/// is forgotten when the store is opened anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StagedChunk {
     /// Where the snapshot lies. A chunk of another position begins a new one, and drops the one before.
@@ -64,12 +65,14 @@ pub struct StagedChunk {
     pub bytes: Bytes,
 }
 
-/// What is to be made durable, all of it or nothing. Carried out in the order of the fields.
+/// What is to be made durable, all of it or nothing. Carried out in the order of the fields; what must hold
+/// of it is what [`Outline::carry_out`](super::Outline::carry_out) checks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Write {
-    /// Forgets log and snapshots: the node has left its founding.
+    /// Forgets log and snapshots, staged ones too: the node has left its founding. The hard state stays,
+    /// unless it is replaced.
     pub reset: bool,
-    /// Replaces the hard state.
+    /// Replaces the hard state. The first write of a group has one.
     pub hard_state: Option<HardState>,
     /// Puts a part of a snapshot beside the log.
     pub staged: Option<StagedChunk>,
@@ -77,7 +80,8 @@ pub struct Write {
     pub snapshot: Option<Manifest>,
     /// Drops the whole log: it does not continue the snapshot of the same write.
     pub drop_log: bool,
-    /// Drops the log up to here, this entry included. At or below the snapshot's index, always.
+    /// Drops the log up to here, this entry included. At or below the index of the snapshot, that of the
+    /// same write included, always.
     pub compact_through: Option<Index>,
     /// Puts entries at their places. What was at the first one's place or above is dropped before.
     pub entries: Vec<Entry>,
@@ -109,7 +113,8 @@ pub struct Recovered {
 /// disk holds then is unknown, and a second try that succeeds proves nothing about the first (Rebello et
 /// al., Can Applications Recover from fsync Failures?, ATC 2020).
 pub trait Storage: Send {
-    /// What is there for `group`; `None` where nothing was ever written.
+    /// What is there for `group`; `None` where nothing was ever written. What was written and is not yet
+    /// durable is there too.
     ///
     /// # Errors
     /// Where it cannot be read, or is not what was written.
@@ -118,7 +123,7 @@ pub trait Storage: Send {
     /// Takes note of a write. It is durable after the next [`sync`](Self::sync) that succeeds.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// Where it cannot be written, or contradicts what is there.
     fn write(&mut self, group: &GroupId, write: Write) -> Result<(), StorageError>;
 
     /// Makes durable all that was written.
@@ -170,6 +175,18 @@ pub enum StorageError {
         /// The file or the part of it.
         what: String,
         /// Whose it seems to be.
+        how: String,
+    },
+    /// Another process has it open.
+    #[error("{what} is in use by another process; stop that, or give another data directory")]
+    InUse {
+        /// The directory.
+        what: String,
+    },
+    /// What was to be written contradicts what is there. Nothing of it was written.
+    #[error("the store was given what cannot be: {how}; this is a defect, report it")]
+    Contradiction {
+        /// What does not fit.
         how: String,
     },
     /// It failed before.

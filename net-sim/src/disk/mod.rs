@@ -1,0 +1,306 @@
+//! A simulated disk: what is not synced may be lost or torn, and what is may rot.
+//!
+//! A [`SimDisk`] is the disk of one host and outlives it. Each life of the host has a [`Mount`] of it, which
+//! implements [`Disk`]; a crash ends that life's mount and leaves on the disk what was durable, and of the
+//! rest what chance lets through: any subset of sectors, a prefix with its last write torn, all or nothing.
+//! Directory operations are durable once they have returned, as the trait demands.
+//!
+//! What may go wrong, beside crashes, is in [`DiskFaults`]. A sync that fails leaves an unknown part durable
+//! and forgets the rest, as Linux does: reads go on returning it and the next sync succeeds, yet it is gone
+//! after a crash (Rebello et al., Can Applications Recover from fsync Failures?, ATC 2020).
+
+mod file;
+mod mount;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+
+pub use self::mount::Mount;
+
+use self::file::FileState;
+use crate::rng::{self, Streams};
+
+/// What goes wrong on a disk, and how slow it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskFaults {
+    /// How many reads in a million fail.
+    pub read_error_ppm: u32,
+    /// How many writes, changes of length and directory operations in a million fail. A write that fails
+    /// may have been carried out in part.
+    pub write_error_ppm: u32,
+    /// How many syncs in a million fail.
+    pub sync_error_ppm: u32,
+    /// So many bytes fit on the disk, over all files.
+    pub capacity_bytes: Option<u64>,
+    /// What is written whole or not at all, in bytes: 512 or 4,096 on real disks. At least 1.
+    pub sector_len: u32,
+    /// The least and the most that a read or write takes.
+    pub access: (Duration, Duration),
+    /// The least and the most that a sync takes.
+    pub sync: (Duration, Duration),
+}
+
+impl Default for DiskFaults {
+    /// None, on a disk with sectors of 512 bytes that answers in 10 to 100 microseconds and syncs in 100 to
+    /// 2,000.
+    fn default() -> Self {
+        let micros = |low, high| (Duration::from_micros(low), Duration::from_micros(high));
+        Self {
+            read_error_ppm: 0,
+            write_error_ppm: 0,
+            sync_error_ppm: 0,
+            capacity_bytes: None,
+            sector_len: 512,
+            access: micros(10, 100),
+            sync: micros(100, 2_000),
+        }
+    }
+}
+
+/// How often what was done, failures included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskCounts {
+    /// Reads.
+    pub reads: u64,
+    /// Writes and changes of length.
+    pub writes: u64,
+    /// Bytes given to writes.
+    pub written_bytes: u64,
+    /// Syncs.
+    pub syncs: u64,
+    /// Files created, renamed and removed.
+    pub directory: u64,
+}
+
+impl DiskCounts {
+    /// All that changes the disk or makes it durable: the points that a crash may fall between.
+    #[must_use]
+    pub const fn changes(&self) -> u64 {
+        self.writes + self.syncs + self.directory
+    }
+}
+
+/// The disk of a simulated host. Clones are the same disk.
+///
+/// ```
+/// use smalti_core::runtime::Disk;
+/// use smalti_sim::disk::SimDisk;
+/// use smalti_sim::rng::Streams;
+///
+/// let disk = SimDisk::new(&Streams::new(7));
+/// let mount = disk.mount();
+/// let file = mount.create("state")?;
+/// file.write_at(0, b"promised")?;
+/// file.sync()?;
+/// file.write_at(0, b"unsynced")?;
+/// disk.crash();
+/// assert!(file.len().is_err(), "its life is over");
+/// assert!(disk.contents("state").is_some());
+/// # std::io::Result::Ok(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct SimDisk(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    files: BTreeMap<String, Arc<Mutex<FileState>>>,
+    faults: DiskFaults,
+    counts: DiskCounts,
+    cost: Duration,
+    /// Counts lives: mounts of earlier ones do nothing.
+    life: u64,
+    /// So many changes are carried out before the power goes off.
+    power_for: Option<u64>,
+    /// Which of the pending writes survive, and what fails.
+    rng: ChaCha8Rng,
+    slowness: ChaCha8Rng,
+}
+
+impl SimDisk {
+    /// An empty disk without faults, which draws from the streams `disk/..` of `streams`.
+    #[must_use]
+    pub fn new(streams: &Streams) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            files: BTreeMap::new(),
+            faults: DiskFaults::default(),
+            counts: DiskCounts::default(),
+            cost: Duration::ZERO,
+            life: 0,
+            power_for: None,
+            rng: streams.stream("disk/faults"),
+            slowness: streams.stream("disk/slowness"),
+        })))
+    }
+
+    /// The disk as the present life of the host sees it.
+    #[must_use]
+    pub fn mount(&self) -> Arc<Mount> {
+        Arc::new(Mount::new(self.clone(), self.lock().life))
+    }
+
+    /// Sets what goes wrong from now on.
+    pub fn set_faults(&self, faults: DiskFaults) {
+        self.lock().faults = faults;
+    }
+
+    /// Lets the power go off after so many more [changes](DiskCounts::changes): each one after them fails
+    /// and does nothing, until the [crash](Self::crash) that belongs to it.
+    pub fn lose_power_after(&self, changes: u64) {
+        self.lock().power_for = Some(changes);
+    }
+
+    /// The host crashes with its power: its mount does nothing from now on, and of what was not synced some
+    /// survives.
+    pub fn crash(&self) {
+        let mut state = self.lock();
+        let State {
+            files, rng, faults, ..
+        } = &mut *state;
+        for file in files.values() {
+            lock(file).crash(rng, faults.sector_len);
+        }
+        state.end_life();
+    }
+
+    /// The process dies and the machine stays up: its mount does nothing from now on, and all that was
+    /// written is still there.
+    pub fn kill(&self) {
+        self.lock().end_life();
+    }
+
+    /// Flips `count` bits of a file, wherever, in what is durable. Where they are: byte offsets.
+    ///
+    /// None where there is no such file, or it is empty.
+    pub fn rot(&self, name: &str, count: usize) -> Vec<u64> {
+        let mut state = self.lock();
+        let Some(file) = state.files.get(name).cloned() else {
+            return Vec::new();
+        };
+        let mut file = lock(&file);
+        let bits = file.durable_len() * 8;
+        let mut offsets = Vec::new();
+        for _ in 0..if bits == 0 { 0 } else { count } {
+            let bit = rng::below(&mut state.rng, bits);
+            file.flip(bit);
+            offsets.push(bit / 8);
+        }
+        offsets
+    }
+
+    /// Flips one bit of a file, of its durable bytes, where it has that byte.
+    pub fn flip_bit(&self, name: &str, offset: u64, bit: u8) {
+        if let Some(file) = self.lock().files.get(name) {
+            lock(file).flip(offset * 8 + u64::from(bit % 8));
+        }
+    }
+
+    /// What the file `name` holds as the host sees it.
+    #[must_use]
+    pub fn contents(&self, name: &str) -> Option<Vec<u8>> {
+        let state = self.lock();
+        state.files.get(name).map(|file| lock(file).seen().to_vec())
+    }
+
+    /// Puts a file there with these contents, durable, in place of what had the name.
+    pub fn put(&self, name: &str, contents: Vec<u8>) {
+        let file = Arc::new(Mutex::new(FileState::with(contents)));
+        self.lock().files.insert(name.to_owned(), file);
+    }
+
+    /// How often what was done.
+    #[must_use]
+    pub fn counts(&self) -> DiskCounts {
+        self.lock().counts
+    }
+
+    /// How long the calls since this was last asked have taken, in simulated time: whoever made them waits
+    /// so long before it goes on.
+    #[must_use]
+    pub fn take_cost(&self) -> Duration {
+        std::mem::take(&mut self.lock().cost)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.0)
+    }
+}
+
+/// What is asked of a disk, for its faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    Read,
+    Write { bytes: u64 },
+    Directory,
+    Sync,
+}
+
+impl State {
+    fn end_life(&mut self) {
+        self.life += 1;
+        self.power_for = None;
+    }
+
+    /// Whether a mount of `life` may do `operation` now; counts it and what it costs. Errors that belong to
+    /// the medium come back as `Ok(true)`: what they leave behind is the operation's own business.
+    fn begin(&mut self, life: u64, operation: Operation) -> io::Result<bool> {
+        if life != self.life {
+            return Err(io::Error::other("the host has crashed"));
+        }
+        let (ppm, range) = match operation {
+            Operation::Read => {
+                self.counts.reads += 1;
+                (self.faults.read_error_ppm, self.faults.access)
+            }
+            Operation::Write { bytes } => {
+                self.counts.writes += 1;
+                self.counts.written_bytes += bytes;
+                (self.faults.write_error_ppm, self.faults.access)
+            }
+            Operation::Directory => {
+                self.counts.directory += 1;
+                (self.faults.write_error_ppm, self.faults.access)
+            }
+            Operation::Sync => {
+                self.counts.syncs += 1;
+                (self.faults.sync_error_ppm, self.faults.sync)
+            }
+        };
+        self.cost += rng::between(&mut self.slowness, range.0, range.1);
+        if operation != Operation::Read
+            && let Some(left) = &mut self.power_for
+        {
+            match left.checked_sub(1) {
+                Some(less) => *left = less,
+                None => return Err(io::Error::other("the power is off")),
+            }
+        }
+        Ok(rng::chance(&mut self.rng, ppm))
+    }
+
+    /// Whether a file may grow by so many bytes.
+    fn make_room(&self, growth: u64) -> io::Result<()> {
+        let Some(capacity) = self.faults.capacity_bytes else {
+            return Ok(());
+        };
+        let used: u64 = self.files.values().map(|file| lock(file).len()).sum();
+        if used.saturating_add(growth) > capacity {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+}
+
+/// What the medium says when it fails.
+fn medium_error() -> io::Error {
+    io::Error::other("input/output error")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,235 @@
+use std::collections::BTreeSet;
+
+use smalti_core::runtime::Disk;
+
+use super::*;
+
+const NAME: &str = "file";
+
+fn disk(seed: u64) -> SimDisk {
+    SimDisk::new(&Streams::new(seed))
+}
+
+/// Four sectors of ones, durable, and twos over the middle two, not synced.
+fn half_written(seed: u64) -> SimDisk {
+    let disk = disk(seed);
+    let file = disk.mount().create(NAME).unwrap();
+    file.write_at(0, &[1; 4 * 512]).unwrap();
+    file.sync().unwrap();
+    file.write_at(512, &[2; 2 * 512]).unwrap();
+    disk
+}
+
+/// The first byte of each sector; all bytes of a sector are alike.
+fn sectors(disk: &SimDisk) -> Vec<u8> {
+    let contents = disk.contents(NAME).unwrap();
+    let sectors = contents.chunks(512).map(|sector| {
+        assert!(sector.iter().all(|byte| *byte == sector[0]), "torn within");
+        sector[0]
+    });
+    sectors.collect()
+}
+
+#[test]
+fn what_is_read_is_what_was_written() {
+    let disk = disk(1);
+    let mount = disk.mount();
+    let file = mount.create(NAME).unwrap();
+    file.write_at(3, b"abc").unwrap();
+    let mut all = [9; 6];
+    file.read_at(0, &mut all).unwrap();
+    assert_eq!(&all, b"\0\0\0abc");
+    let end = file.read_at(1, &mut all).unwrap_err();
+    assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
+    file.set_len(4).unwrap();
+    file.set_len(5).unwrap();
+    assert_eq!(disk.contents(NAME).unwrap(), b"\0\0\0a\0");
+    assert_eq!(mount.open(NAME).unwrap().len().unwrap(), 5);
+}
+
+#[test]
+fn names_are_made_moved_and_removed() {
+    let mount = disk(1).mount();
+    mount.create("a").unwrap().write_at(0, b"a").unwrap();
+    mount.create("b").unwrap();
+    let kind = |result: io::Result<()>| result.unwrap_err().kind();
+    assert_eq!(
+        kind(mount.create("a").map(drop)),
+        io::ErrorKind::AlreadyExists
+    );
+    mount.rename("a", "b").unwrap();
+    assert_eq!(mount.list().unwrap(), ["b"]);
+    assert_eq!(mount.open("b").unwrap().len().unwrap(), 1);
+    for missing in [
+        mount.open("a").map(drop),
+        mount.rename("a", "b"),
+        mount.remove("a"),
+    ] {
+        assert_eq!(kind(missing), io::ErrorKind::NotFound);
+    }
+    mount.remove("b").unwrap();
+    assert_eq!(mount.list().unwrap(), [""; 0]);
+}
+
+#[test]
+fn a_crash_leaves_any_sectors_of_what_was_not_synced() {
+    let outcomes: BTreeSet<_> = (0..100)
+        .map(|seed| {
+            let disk = half_written(seed);
+            disk.crash();
+            sectors(&disk)
+        })
+        .collect();
+    let all = [[1, 1, 1, 1], [1, 1, 2, 1], [1, 2, 1, 1], [1, 2, 2, 1]];
+    assert_eq!(outcomes, all.map(Vec::from).into());
+}
+
+#[test]
+fn a_length_that_was_not_synced_survives_or_not() {
+    let lens: BTreeSet<_> = (0..100)
+        .map(|seed| {
+            let disk = half_written(seed);
+            disk.mount().open(NAME).unwrap().set_len(100).unwrap();
+            disk.crash();
+            disk.contents(NAME).unwrap().len()
+        })
+        .collect();
+    assert_eq!(lens, BTreeSet::from([100, 4 * 512]));
+}
+
+#[test]
+fn what_was_synced_stays_and_a_kill_loses_nothing() {
+    for seed in 0..20 {
+        let disk = half_written(seed);
+        disk.kill();
+        assert_eq!(sectors(&disk), [1, 2, 2, 1]);
+        disk.mount().open(NAME).unwrap().sync().unwrap();
+        disk.crash();
+        assert_eq!(sectors(&disk), [1, 2, 2, 1]);
+    }
+}
+
+#[test]
+fn a_life_that_is_over_does_nothing() {
+    let disk = half_written(1);
+    let mount = disk.mount();
+    let file = mount.open(NAME).unwrap();
+    disk.kill();
+    assert!(file.write_at(0, &[3]).is_err());
+    assert!(file.sync().is_err());
+    assert!(mount.remove(NAME).is_err());
+    assert_eq!(sectors(&disk), [1, 2, 2, 1]);
+}
+
+#[test]
+fn a_failed_sync_loses_what_it_did_not_write_though_the_next_succeeds() {
+    let lost = (0..50).filter(|seed| {
+        let disk = half_written(*seed);
+        disk.set_faults(DiskFaults {
+            sync_error_ppm: rng::MILLION,
+            ..DiskFaults::default()
+        });
+        let file = disk.mount().open(NAME).unwrap();
+        assert!(file.sync().is_err());
+        assert_eq!(sectors(&disk), [1, 2, 2, 1], "reads return it still");
+        disk.set_faults(DiskFaults::default());
+        file.sync().unwrap();
+        disk.crash();
+        sectors(&disk) != [1, 2, 2, 1]
+    });
+    assert!((10..50).contains(&lost.count()));
+}
+
+#[test]
+fn errors_come_as_often_as_asked() {
+    let faults = DiskFaults {
+        read_error_ppm: 500_000,
+        write_error_ppm: 250_000,
+        ..DiskFaults::default()
+    };
+    let disk = disk(1);
+    let file = disk.mount().create(NAME).unwrap();
+    file.write_at(0, &[0; 512]).unwrap();
+    disk.set_faults(faults);
+    let failed = |call: &dyn Fn() -> bool| (0..1_000).filter(|_| call()).count();
+    let reads = failed(&|| file.read_at(0, &mut [0]).is_err());
+    assert!((450..550).contains(&reads), "{reads}");
+    let writes = failed(&|| file.write_at(0, &[0]).is_err());
+    assert!((200..300).contains(&writes), "{writes}");
+}
+
+#[test]
+fn a_full_disk_takes_no_more_and_says_so() {
+    let disk = disk(1);
+    disk.set_faults(DiskFaults {
+        capacity_bytes: Some(1_000),
+        ..DiskFaults::default()
+    });
+    let mount = disk.mount();
+    let file = mount.create(NAME).unwrap();
+    file.write_at(0, &[1; 600]).unwrap();
+    let other = mount.create("other").unwrap();
+    let full = [other.write_at(0, &[1; 401]), file.set_len(1_001)];
+    for refused in full {
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+    file.write_at(0, &[2; 600]).unwrap();
+    other.write_at(0, &[1; 400]).unwrap();
+}
+
+#[test]
+fn the_power_goes_off_between_two_changes() {
+    let disk = half_written(1);
+    let file = disk.mount().open(NAME).unwrap();
+    disk.lose_power_after(1);
+    file.sync().unwrap();
+    assert!(file.write_at(0, &[3; 4 * 512]).is_err());
+    assert_eq!(sectors(&disk), [1, 2, 2, 1]);
+    disk.crash();
+    assert_eq!(sectors(&disk), [1, 2, 2, 1]);
+    disk.mount().open(NAME).unwrap().set_len(0).unwrap();
+}
+
+#[test]
+fn bits_rot_where_they_are_said_to() {
+    let disk = half_written(1);
+    disk.kill();
+    let before = disk.contents(NAME).unwrap();
+    disk.flip_bit(NAME, 5, 7);
+    assert_eq!(disk.contents(NAME).unwrap()[5], before[5] ^ 0x80);
+    disk.flip_bit(NAME, 5, 7);
+    let offsets = disk.rot(NAME, 1);
+    let after = disk.contents(NAME).unwrap();
+    let differing = (0..after.len()).filter(|at| after[*at] != before[*at]);
+    // What is not yet written cannot have rotted.
+    let is_unwritten = (512..3 * 512).contains(&(offsets[0] as usize));
+    let expected = if is_unwritten { vec![] } else { offsets };
+    assert!(differing.map(|at| at as u64).eq(expected));
+    assert_eq!(disk.rot("missing", 1), [0; 0]);
+}
+
+#[test]
+fn calls_cost_simulated_time_and_are_counted() {
+    let disk = half_written(1);
+    let cost = disk.take_cost();
+    // One file made, two writes, one sync.
+    let (low, high) = (Duration::from_micros(130), Duration::from_micros(2_300));
+    assert!((low..=high).contains(&cost), "{cost:?}");
+    assert_eq!(disk.take_cost(), Duration::ZERO);
+    let counts = disk.counts();
+    assert_eq!((counts.writes, counts.syncs, counts.directory), (2, 1, 1));
+    assert_eq!(counts.written_bytes, 6 * 512);
+    assert_eq!(counts.changes(), 4);
+}
+
+#[test]
+fn a_seed_decides_what_survives() {
+    let survivors = |seed| {
+        let disk = half_written(seed);
+        disk.crash();
+        sectors(&disk)
+    };
+    for seed in 0..20 {
+        assert_eq!(survivors(seed), survivors(seed));
+    }
+}
