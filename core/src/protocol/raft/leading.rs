@@ -73,10 +73,10 @@ impl Leading {
             .progress
             .entry(member)
             .or_insert_with(|| Progress::new(now, last));
-        // One that restarts with less than it had acknowledged was set back, and what was counted on it may
-        // be gone.
-        if boot > progress.boot {
-            if recovered < progress.matched {
+        // One that restarts with less than it had acknowledged, or from before its last start, was set back,
+        // and what was counted on it may be gone.
+        if boot != progress.boot {
+            if boot < progress.boot || recovered < progress.matched {
                 progress.set_back();
             }
             progress.boot = boot;

@@ -132,10 +132,10 @@ impl Progress {
     pub(super) fn refused(&mut self, refused: Index, agree: Index, catching_up: bool) -> bool {
         let is_stale = match self.pace {
             Pace::Probe { .. } => refused.next() != self.next && !catching_up,
-            Pace::Replicate => refused <= self.matched,
-            Pace::CatchingUp => false,
+            Pace::Replicate | Pace::CatchingUp => false,
         };
-        if is_stale {
+        // A member that denies what it has acknowledged is not sent the same again at once, and for ever.
+        if is_stale || refused <= self.matched {
             return false;
         }
         self.next = agree.next().max(self.matched.next());
