@@ -1,61 +1,30 @@
 //! Members under the control of a script: nothing is delivered, made durable or timed but by its commands.
 
+mod wires;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use smalti_core::id::GroupId;
+use smalti_core::id::{Digest, GroupId};
 use smalti_core::protocol::Machine;
 use smalti_core::protocol::raft::{
-    ApplyContext, CallId, Config, Envelope, FoundingRule, FrozenState, Identity, Index, Input,
-    LeadershipPreference, Output, Raft, ReadId, RestoreError, Role, StateMachine, StorageClass,
-    StorageError, StoreImage, Surroundings, Write, WriteId,
+    CallId, Config, Event, FoundingRule, Identity, Index, Input, LeadershipPreference, Output,
+    Raft, ReadId, Role, StorageClass, StorageError, StoreImage, Surroundings, Write, WriteId,
 };
-use smalti_core::time::{Duration, Instant};
+use smalti_core::time::Instant;
 
+use self::wires::{Pattern, Sent};
+use crate::list::{List, list};
 use crate::names::{self, Names, peer};
 use crate::safety::Safety;
-use crate::show::{KINDS, kind, text};
+use crate::show::text;
+use crate::words::{number, time, value};
 
 /// Deliveries and timers of one command, at most: what needs more goes round in circles.
 const STEPS_MAX: usize = 200_000;
-
-/// Remembers all commands; the output of each is their number.
-#[derive(Default)]
-pub(crate) struct List(pub(crate) Vec<Bytes>);
-
-/// The commands up to some moment.
-pub(crate) struct FrozenList(Vec<Bytes>);
-
-impl StateMachine for List {
-    type Frozen = FrozenList;
-
-    fn apply(&mut self, _: ApplyContext, command: &Bytes) -> Bytes {
-        self.0.push(command.clone());
-        Bytes::from(self.0.len().to_string())
-    }
-
-    fn freeze(&self) -> FrozenList {
-        FrozenList(self.0.clone())
-    }
-
-    fn restore(&mut self, chunks: &[Bytes]) -> Result<(), RestoreError> {
-        self.0 = chunks.to_vec();
-        Ok(())
-    }
-
-    fn is_canonical(&self) -> bool {
-        true
-    }
-}
-
-impl FrozenState for FrozenList {
-    fn chunks(&self, _: usize) -> Vec<Bytes> {
-        self.0.clone()
-    }
-}
 
 #[derive(Default)]
 struct Node {
@@ -68,32 +37,6 @@ struct Node {
     writing: VecDeque<(WriteId, Write)>,
     /// It is not told that its writes are durable before the script says so.
     is_stalled: bool,
-}
-
-struct Sent {
-    number: u64,
-    from: u8,
-    to: u8,
-    envelope: Envelope,
-}
-
-/// Which messages are meant; what is not said may be anything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Pattern {
-    from: Option<u8>,
-    to: Option<u8>,
-    kind: Option<String>,
-}
-
-impl Pattern {
-    fn fits(&self, sent: &Sent) -> bool {
-        self.from.is_none_or(|from| from == sent.from)
-            && self.to.is_none_or(|to| to == sent.to)
-            && self
-                .kind
-                .as_ref()
-                .is_none_or(|it| it == kind(&sent.envelope.message))
-    }
 }
 
 /// How much of what happens is in the trace.
@@ -447,7 +390,7 @@ impl Cluster {
                 }
             }
             Output::Event(event) => {
-                let is_frequent = matches!(event, smalti_core::protocol::raft::Event::Committed(_));
+                let is_frequent = matches!(event, Event::Committed(_));
                 let line = format!("  {me} {}", self.names.event(&event));
                 self.line(
                     if is_frequent {
@@ -460,7 +403,7 @@ impl Cluster {
             }
             Output::Completed(call, outcome) => {
                 let command = self.calls.get(&call).cloned().unwrap_or_default();
-                self.safety.ended(&command, &outcome);
+                self.safety.ended(raft, &command, &outcome);
                 let outcome = self.names.outcome(&outcome);
                 let line = format!("  {me} call {} {outcome}", text(&command));
                 self.line(Detail::Events, &line);
@@ -527,181 +470,6 @@ impl Cluster {
             }
         }
         Ok(())
-    }
-
-    // ---- Wires ----
-
-    /// What the words say of messages: `n1->n2 append`, `n1` for all from or to it, `n1 n2` for both ways.
-    fn patterns(words: &[&str]) -> Result<Vec<Pattern>, String> {
-        let mut kinds = Vec::new();
-        let mut pairs = Vec::new();
-        let mut nodes = Vec::new();
-        for word in words {
-            if let Some((from, to)) = word.split_once("->") {
-                let end = |end: &str| match end {
-                    "*" => Ok(None),
-                    end => number(end).map(Some),
-                };
-                pairs.push((end(from)?, end(to)?));
-            } else if KINDS.contains(word) {
-                kinds.push(Some((*word).to_owned()));
-            } else {
-                nodes.push(number(word)?);
-            }
-        }
-        match nodes[..] {
-            [] => {}
-            [node] => pairs.extend([(Some(node), None), (None, Some(node))]),
-            _ => {
-                for one in &nodes {
-                    let others = nodes.iter().filter(|other| *other != one);
-                    pairs.extend(others.map(|other| (Some(*one), Some(*other))));
-                }
-            }
-        }
-        if pairs.is_empty() {
-            pairs.push((None, None));
-        }
-        if kinds.is_empty() {
-            kinds.push(None);
-        }
-        let patterns = pairs.iter().flat_map(|(from, to)| {
-            kinds.iter().map(|kind| Pattern {
-                from: *from,
-                to: *to,
-                kind: kind.clone(),
-            })
-        });
-        Ok(patterns.collect())
-    }
-
-    fn add_rule(&mut self, words: &[&str], holds: bool) -> Outcome {
-        let patterns = Self::patterns(words)?;
-        if holds {
-            self.held.extend(patterns);
-        } else {
-            self.cut.extend(patterns);
-        }
-        Ok(())
-    }
-
-    /// Delivers, drops or duplicates what is on its way now and fits: all of it, the first `count`, or the
-    /// `last`.
-    fn deliver_some(&mut self, name: &str, words: &[&str]) -> Outcome {
-        let count = value(words, "count")?.unwrap_or(usize::MAX);
-        let takes_last = words.contains(&"last");
-        let words: Vec<&str> = words
-            .iter()
-            .copied()
-            .filter(|it| !it.contains('='))
-            .collect();
-        let words: Vec<&str> = words.into_iter().filter(|it| *it != "last").collect();
-        let patterns = Self::patterns(&words)?;
-        let fits = |sent: &&Sent| patterns.iter().any(|it| it.fits(sent));
-        let fitting = self.wire.iter().filter(fits).map(|sent| sent.number);
-        let mut numbers: Vec<u64> = fitting.take(count).collect();
-        if takes_last {
-            numbers.drain(..numbers.len().saturating_sub(1));
-        }
-        if numbers.is_empty() {
-            return Err("nothing of the kind is on its way".to_owned());
-        }
-        for number in numbers {
-            let Some(at) = self.wire.iter().position(|sent| sent.number == number) else {
-                continue;
-            };
-            match name {
-                "deliver" => {
-                    let sent = self.wire.remove(at);
-                    self.deliver(sent, true);
-                }
-                "drop" => {
-                    let sent = self.wire.remove(at);
-                    self.show_lost(&sent);
-                }
-                _ => {
-                    let sent = &self.wire[at];
-                    self.sent += 1;
-                    let copy = Sent {
-                        number: self.sent,
-                        envelope: sent.envelope.clone(),
-                        ..*sent
-                    };
-                    self.wire.push(copy);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn describe(&mut self, sent: &Sent, arrow: &str) -> String {
-        let sender = smalti_core::protocol::raft::Member {
-            peer: peer(sent.from),
-            instance: sent.envelope.from,
-        };
-        let from = self.names.member(&sender);
-        let to = sent.envelope.to.map_or_else(
-            || format!("n{}", sent.to),
-            |instance| {
-                self.names.member(&smalti_core::protocol::raft::Member {
-                    peer: peer(sent.to),
-                    instance,
-                })
-            },
-        );
-        let message = self.names.message(&sent.envelope.message);
-        format!("{from} {arrow} {to} {message}")
-    }
-
-    fn is_shown(&self, sent: &Sent) -> bool {
-        self.shows_hello || kind(&sent.envelope.message) != "hello"
-    }
-
-    fn show_lost(&mut self, sent: &Sent) {
-        if self.is_shown(sent) {
-            let line = self.describe(sent, "-x");
-            self.line(Detail::All, &line);
-        }
-    }
-
-    fn deliver(&mut self, sent: Sent, is_deliberate: bool) {
-        let is_cut = !is_deliberate && self.cut.iter().any(|it| it.fits(&sent));
-        if is_cut || !self.is_up(sent.to) {
-            self.show_lost(&sent);
-            return;
-        }
-        if self.is_shown(&sent) {
-            let line = self.describe(&sent, "->");
-            self.line(Detail::All, &line);
-        }
-        let input = Input::Message(peer(sent.from), sent.envelope);
-        self.input(sent.to, [input]).expect("it is up");
-    }
-
-    fn show_flight(&mut self, words: &[&str]) -> Outcome {
-        let patterns = Self::patterns(words)?;
-        let wire = std::mem::take(&mut self.wire);
-        for sent in &wire {
-            if self.is_shown(sent) && patterns.iter().any(|it| it.fits(sent)) {
-                let line = self.describe(sent, "..");
-                self.line(Detail::All, &line);
-            }
-        }
-        self.wire = wire;
-        Ok(())
-    }
-
-    /// Delivers all that is not held, and what comes of it, in no time.
-    fn settle(&mut self) -> Outcome {
-        for _ in 0..STEPS_MAX {
-            let is_held = |sent: &Sent| self.held.iter().any(|it| it.fits(sent));
-            let Some(at) = self.wire.iter().position(|sent| !is_held(sent)) else {
-                return Ok(());
-            };
-            let sent = self.wire.remove(at);
-            self.deliver(sent, false);
-        }
-        Err("messages go round in circles".to_owned())
     }
 
     // ---- Time ----
@@ -824,7 +592,7 @@ impl Cluster {
                 let last = last.map_or(covered, |entry| entry.index);
                 let mut line = format!("n{id} log up to {last}");
                 if let Some(manifest) = snapshot.map(|it| &it.manifest) {
-                    let digests: Vec<_> = manifest.chunks.iter().map(|it| it.short()).collect();
+                    let digests: Vec<_> = manifest.chunks.iter().map(Digest::short).collect();
                     let at = names::position(manifest.position);
                     write!(line, ", snapshot {at} {}", digests.join(" ")).expect("a string");
                 }
@@ -861,36 +629,4 @@ impl Cluster {
             Ok(())
         })
     }
-}
-
-fn list(raft: &Raft<List>) -> String {
-    const SHOWN: usize = 12;
-    let commands: Vec<_> = raft.state().0.iter().map(text).collect();
-    match &commands[..] {
-        [] => "nothing".to_owned(),
-        [first, .., last] if commands.len() > SHOWN => {
-            format!("{first} .. {last} ({})", commands.len())
-        }
-        _ => commands.join(" "),
-    }
-}
-
-fn number(word: &str) -> Result<u8, String> {
-    let number = word.strip_prefix('n').and_then(|it| it.parse().ok());
-    number.ok_or_else(|| format!("{word} is no member"))
-}
-
-fn value(words: &[&str], key: &str) -> Result<Option<usize>, String> {
-    let values = words.iter().filter_map(|word| word.split_once('='));
-    let mut values = values.filter(|(of, _)| *of == key);
-    let value = values.next().map(|(_, value)| value.parse());
-    value.transpose().map_err(|_| format!("{key} is no number"))
-}
-
-fn time(word: &str) -> Result<Duration, String> {
-    let millis = word.strip_suffix("ms").map(|it| (it, 1));
-    let time = millis.or_else(|| word.strip_suffix('s').map(|it| (it, 1_000)));
-    let (count, unit) = time.ok_or_else(|| format!("{word} is no time"))?;
-    let count: u64 = count.parse().map_err(|_| format!("{word} is no time"))?;
-    Ok(Duration::from_millis(count * unit))
 }

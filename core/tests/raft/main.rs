@@ -6,12 +6,14 @@
 //! to be done only by whoever understands what has changed them.
 
 mod cluster;
+mod list;
 #[cfg(smalti_mutants)]
 mod mutants;
 mod names;
 mod safety;
 mod script;
 mod show;
+mod words;
 
 macro_rules! scripts {
     ($($name:ident)*) => {
@@ -73,6 +75,8 @@ scripts! {
     h23_a_command_given_up_does_not_block_the_next
     h25_the_log_is_dropped_only_below_a_durable_snapshot
     h26_a_failed_write_stops_the_member
+    h26_a_member_that_was_set_back_votes_again_once_demoted
+    h26_a_store_set_back_to_an_earlier_boot
     h26_a_store_that_was_set_back_is_not_counted
     h27_all_take_the_same_snapshot
     h28_the_leader_counts_itself_once_its_own_write_is_durable
@@ -108,4 +112,16 @@ fn every_script_is_a_test() {
     let mut listed = SCRIPTS.to_vec();
     listed.sort_unstable();
     assert_eq!(found, listed);
+}
+
+#[test]
+fn every_script_is_in_the_book() {
+    let page = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../docs/src/consensus-rules.md"
+    );
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    for name in SCRIPTS {
+        assert!(page.contains(&format!("`{name}`")), "{name} is not in it");
+    }
 }

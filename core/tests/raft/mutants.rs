@@ -64,10 +64,6 @@ const CAUGHT: &[(Mutant, &str)] = &[
         "h9_only_what_is_committed_is_served",
     ),
     (
-        Mutant::IncarnationIgnored,
-        "h1_messages_of_an_earlier_incarnation_mean_nothing",
-    ),
-    (
         Mutant::InstanceIgnored,
         "h10_a_vote_of_an_earlier_life_is_not_counted",
     ),

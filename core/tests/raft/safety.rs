@@ -7,7 +7,7 @@ use smalti_core::protocol::raft::{
     CallOutcome, Entry, Incarnation, Index, Member, Raft, Role, Term,
 };
 
-use crate::cluster::List;
+use crate::list::List;
 use crate::show::text;
 
 /// What all nodes have done, and what of it must not be.
@@ -107,8 +107,8 @@ impl Safety {
         }
     }
 
-    /// A call has ended.
-    pub(crate) fn ended(&mut self, command: &Bytes, outcome: &CallOutcome) {
+    /// A call has ended on `raft`.
+    pub(crate) fn ended(&mut self, raft: &Raft<List>, command: &Bytes, outcome: &CallOutcome) {
         match outcome {
             CallOutcome::Applied { version, .. } => {
                 let acknowledged = (version.incarnation, version.index, command.clone());
@@ -117,7 +117,15 @@ impl Safety {
             CallOutcome::GivenUp | CallOutcome::Rejected(_) => {
                 self.given_up.insert(command.clone());
             }
-            CallOutcome::OutputLost { .. } | CallOutcome::Unknown => {}
+            CallOutcome::OutputLost { .. } => {
+                // Where it was applied is not said: at or below what is applied now.
+                let status = raft.status();
+                if let Some(incarnation) = status.incarnation {
+                    let acknowledged = (incarnation, status.applied, command.clone());
+                    self.acknowledged.push(acknowledged);
+                }
+            }
+            CallOutcome::Unknown => {}
         }
     }
 
