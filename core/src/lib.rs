@@ -44,7 +44,8 @@ pub mod discovery {
     pub use crate::node::discovery::{CatalogWatch, Discovery, Error, Events, EventsLagged};
     pub use crate::protocol::discovery::{
         Catalog, Config, ConfigBuilder, ConfigError, EntryError, EntryVersion, Event, GroupInfo,
-        PeerAddr, PeerEntry, RequestError, SignedPeerEntry, StreamInfo, Ticket, VerifiedEntry,
+        PeerAddr, PeerEntry, RequestError, SignedPeerEntry, StreamInfo, SyncFailure, Ticket,
+        VerifiedEntry,
     };
 }
 

@@ -8,6 +8,7 @@ pub mod campaign;
 pub mod cluster;
 pub mod overlay;
 mod panics;
+pub mod raft;
 mod scenario;
 pub mod transport_suite;
 
@@ -20,5 +21,6 @@ pub static SCENARIOS: &[&dyn Scenario] = &[
     &cluster::Deliver,
     &overlay::Scale,
     &overlay::Churn,
+    &raft::Chaos,
     &overlay::Steady,
 ];

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use smalti_sim::faults::FaultEvent;
+use smalti_sim::faults::{FaultEvent, FaultSchedule};
 use smalti_sim::trace::Trace;
 
 /// A cluster, what happens to it, and what must hold: a function of the seed.
@@ -21,6 +21,12 @@ pub trait Scenario: Sync {
     /// States that matter and are seldom reached. A campaign says which of them no seed has
     /// reached.
     fn rare_states(&self) -> &'static [&'static str];
+
+    /// Whether [`Options::faults`] and [`Options::operations`] take the place of what is drawn, so that a
+    /// failure can be made smaller. Default: no.
+    fn takes_faults(&self) -> bool {
+        false
+    }
 
     /// Runs `seed`. What is found wrong is in the outcome; a panic is a finding too.
     fn run(&self, seed: u64, options: &Options) -> Outcome;
@@ -44,6 +50,11 @@ pub struct Options {
     pub nodes: Option<u32>,
     /// The events of the trace that are kept as text. It changes nothing else.
     pub lines: Range<u64>,
+    /// The faults of the run, in place of those drawn from the seed. The ones that another run of the seed
+    /// has recorded make it the same run again.
+    pub faults: Option<FaultSchedule>,
+    /// So many operations of clients at most.
+    pub operations: Option<u64>,
 }
 
 impl Options {
@@ -67,8 +78,10 @@ pub struct Outcome {
     pub drawn: Vec<String>,
     /// What was measured, one thing a line.
     pub measured: Vec<String>,
-    /// The faults that struck.
+    /// The faults that struck, but for those that belong to the scenario itself.
     pub faults: Vec<FaultEvent>,
+    /// How many operations its clients began.
+    pub operations: u64,
     /// How often each rare state was reached.
     pub coverage: Coverage,
     /// What was found wrong.

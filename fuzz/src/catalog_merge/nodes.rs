@@ -216,7 +216,13 @@ impl Node {
                 }
                 Said::Close => {
                     to.session = Session::None;
-                    to.handle(now, Input::SyncClosed { session });
+                    to.handle(
+                        now,
+                        Input::SyncClosed {
+                            session,
+                            cause: None,
+                        },
+                    );
                 }
             }
         }
@@ -243,7 +249,13 @@ impl Node {
                     if self.session == Session::Expected(peer.id) {
                         self.session = Session::Open(session);
                     } else {
-                        self.machine.handle(now, Input::SyncClosed { session });
+                        self.machine.handle(
+                            now,
+                            Input::SyncClosed {
+                                session,
+                                cause: None,
+                            },
+                        );
                     }
                 }
                 Output::SyncSend { session, message } if self.session == Session::Open(session) => {

@@ -405,7 +405,11 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
             | Fault::EndPartition(..)
             | Fault::RepairAll
             | Fault::Links(_)
-            | Fault::Path(..) => {}
+            | Fault::Path(..)
+            | Fault::FailSync(_)
+            | Fault::SlowDisk(..)
+            | Fault::FillDisk(_)
+            | Fault::FreeDisk(_) => {}
         }
         // A crash has told the environment itself, since it may also come in the midst of a step.
         if !matches!(fault, Fault::Crash(_)) {

@@ -289,6 +289,8 @@ impl<'a> Running<'a> {
             | Fault::RepairAll
             | Fault::Links(_)
             | Fault::Path(..) => {}
+            // Hosts have no disk.
+            Fault::FailSync(_) | Fault::SlowDisk(..) | Fault::FillDisk(_) | Fault::FreeDisk(_) => {}
         }
     }
 

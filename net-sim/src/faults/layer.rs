@@ -100,7 +100,11 @@ impl FaultLayer {
             | Fault::Pause(_)
             | Fault::Resume(_)
             | Fault::Drift(..)
-            | Fault::Jump(..) => {}
+            | Fault::Jump(..)
+            | Fault::FailSync(_)
+            | Fault::SlowDisk(..)
+            | Fault::FillDisk(_)
+            | Fault::FreeDisk(_) => {}
         }
     }
 

@@ -123,6 +123,14 @@ pub enum Fault {
     Drift(NodeIndex, i32),
     /// The node's wall clock is set forward by microseconds (back where negative).
     Jump(NodeIndex, i64),
+    /// The next time the node's disk is to make something durable, it fails: part of it may be.
+    FailSync(NodeIndex),
+    /// The node's disk takes so many times as long from now on; 1 is its own pace.
+    SlowDisk(NodeIndex, u32),
+    /// The node's disk is full.
+    FillDisk(NodeIndex),
+    /// There is space on the node's disk again.
+    FreeDisk(NodeIndex),
 }
 
 impl Fault {
@@ -136,7 +144,11 @@ impl Fault {
             | Self::Pause(node)
             | Self::Resume(node)
             | Self::Drift(node, _)
-            | Self::Jump(node, _) => Some(*node),
+            | Self::Jump(node, _)
+            | Self::FailSync(node)
+            | Self::SlowDisk(node, _)
+            | Self::FillDisk(node)
+            | Self::FreeDisk(node) => Some(*node),
             Self::Cut(..)
             | Self::Partition(..)
             | Self::Mend(..)
@@ -175,6 +187,10 @@ impl fmt::Display for Fault {
             Self::Resume(node) => write!(f, "resume {node}"),
             Self::Drift(node, ppm) => write!(f, "drift {node} by {ppm} ppm"),
             Self::Jump(node, micros) => write!(f, "jump {node} by {micros} us"),
+            Self::FailSync(node) => write!(f, "fail the next sync of {node}"),
+            Self::SlowDisk(node, times) => write!(f, "slow the disk of {node} down {times} times"),
+            Self::FillDisk(node) => write!(f, "fill the disk of {node}"),
+            Self::FreeDisk(node) => write!(f, "free the disk of {node}"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -30,6 +31,12 @@ pub(super) enum Command {
     Run(RunArguments),
     /// Runs one seed again and prints its trace hash.
     Replay(ReplayArguments),
+    /// Makes the failure of a seed smaller.
+    ///
+    /// Runs the seed again and again, each time with fewer of the faults that struck, and then with
+    /// fewer operations of clients, for as long as it fails in the same way. Prints the smallest list
+    /// of faults found, and saves it for `replay --schedule`.
+    Shrink(ShrinkArguments),
     /// Runs each seed twice and compares the traces.
     ///
     /// All seeds run once, and then again on other threads and in another order, beside other
@@ -71,4 +78,25 @@ pub(super) struct ReplayArguments {
     /// Prints what was drawn from the seed, and every fault that struck.
     #[arg(long)]
     pub(super) faults: bool,
+    /// Runs it with the faults, the number of nodes and the operations of a file that `shrink` saved.
+    #[arg(long, value_name = "FILE", conflicts_with = "nodes")]
+    pub(super) schedule: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct ShrinkArguments {
+    /// The scenario.
+    pub(super) scenario: String,
+    /// The seed.
+    #[arg(long)]
+    pub(super) seed: u64,
+    /// Another number of nodes than the scenario's own.
+    #[arg(long, value_name = "N")]
+    pub(super) nodes: Option<u32>,
+    /// The most runs that it may take.
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub(super) runs: u32,
+    /// Where the smallest schedule is saved [default: SCENARIO-SEED.json].
+    #[arg(long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
 }

@@ -6,13 +6,16 @@ mod output;
 mod processor_time;
 mod replay;
 mod run;
+mod schedule;
 mod seeds;
+mod shrink;
 #[cfg(test)]
 mod tests;
 mod workers;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use clap::Parser;
 
@@ -58,6 +61,7 @@ pub fn main(
         Command::List => return list(scenarios, out),
         Command::Run(arguments) => run::run(&arguments, scenarios, out)?,
         Command::Replay(arguments) => replay::replay(&arguments, scenarios, out)?,
+        Command::Shrink(arguments) => shrink::shrink(&arguments, scenarios, out)?,
         Command::CheckDeterminism(arguments) => determinism::check(&arguments, scenarios, out)?,
     };
     Ok(match result {
@@ -106,6 +110,20 @@ enum Misuse {
         min: u32,
         max: u32,
     },
+    #[error("{scenario} draws its faults itself and takes no other ones")]
+    FixedFaults { scenario: &'static str },
+    #[error("{scenario} with seed {seed} passes: there is nothing to make smaller")]
+    Passes { scenario: &'static str, seed: u64 },
+    #[error(
+        "{scenario} with seed {seed} fails with '{drawn}', but not with the faults it has recorded: it is no function of them"
+    )]
+    NotReproduced {
+        scenario: &'static str,
+        seed: u64,
+        drawn: String,
+    },
+    #[error("{}: {cause}", .file.display())]
+    Schedule { file: PathBuf, cause: String },
 }
 
 /// The scenarios that `name` means: one, or all.

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use super::arguments::ReplayArguments;
+use super::schedule::Schedule;
 use super::workers::run_seed;
 use super::{Misuse, select};
 use crate::{Options, Outcome, Scenario};
@@ -17,10 +18,17 @@ pub(super) fn replay(
         Ok(selected) => selected,
         Err(misuse) => return Ok(Err(misuse)),
     };
-    let options = Options {
+    let mut options = Options {
         nodes: arguments.nodes,
         lines: arguments.dump.clone().unwrap_or_default(),
+        ..Options::default()
     };
+    if let Some(file) = &arguments.schedule {
+        match Schedule::load(file, &selected, arguments.seed) {
+            Ok(schedule) => schedule.put_into(&mut options),
+            Err(misuse) => return Ok(Err(misuse)),
+        }
+    }
     let mut passed = true;
     for scenario in selected {
         let outcome = run_seed(scenario, arguments.seed, &options);

@@ -78,6 +78,7 @@ fn observe(
         drawn,
         measured: found.measured,
         faults: report.faults,
+        operations: 0,
         coverage: found.coverage,
         failure: cause.or(found.failure),
     }

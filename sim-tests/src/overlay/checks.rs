@@ -35,6 +35,7 @@ pub(super) fn observe(
         drawn,
         measured,
         faults,
+        operations: 0,
         coverage,
         failure: match result {
             Ok(Ok(())) => None,

@@ -295,7 +295,7 @@ impl Environment<Discovery> for Network {
             Input::SyncMessage { session, message } => {
                 trace::digest(&(6u8, session, bytes::digest(message)))
             }
-            Input::SyncClosed { session } => trace::digest(&(7u8, session)),
+            Input::SyncClosed { session, .. } => trace::digest(&(7u8, session)),
             Input::Wall(wall) => trace::digest(&(8u8, wall)),
             Input::Rtt { peer, sample } => trace::digest(&(9u8, peer, sample)),
             Input::Request { request, .. } => trace::digest(&(10u8, request)),

@@ -117,13 +117,15 @@ impl Sessions {
             LinkInput::Finished(link, _) => {
                 let session = *ends.sessions.get(&link)?;
                 self.close(node, session, ctx);
-                Some(Input::SyncClosed { session })
+                let cause = None;
+                Some(Input::SyncClosed { session, cause })
             }
-            LinkInput::Failed(link, ..) | LinkInput::Closed(link, ..) => {
+            LinkInput::Failed(link, _, reason) | LinkInput::Closed(link, _, reason) => {
                 let session = *ends.sessions.get(&link)?;
                 ends.remove(session);
                 coverage.reach(rare::SESSION_LOST);
-                Some(Input::SyncClosed { session })
+                let cause = Some(format!("{reason:?}").into());
+                Some(Input::SyncClosed { session, cause })
             }
         }
     }

@@ -124,7 +124,8 @@ impl Sessions {
             tracing::debug!(?session, "the peer of a catalog session does not read");
             let events = self.events.clone();
             self.tasks.spawn("report stalled session", async move {
-                let _ = events.send(Event::SessionEnded(session)).await;
+                let cause = Some("the peer does not read what it is sent".into());
+                let _ = events.send(Event::SessionEnded { session, cause }).await;
             });
         }
     }
@@ -150,10 +151,15 @@ impl Running {
     }
 
     async fn end(self, peer: PeerId, result: Result<(), LinkError>) {
-        if let Err(error) = result {
+        let cause = result.err().map(|error| {
             tracing::debug!(peer = %peer.short(), %error, "catalog session ended early");
-        }
-        let _ = self.events.send(Event::SessionEnded(self.session)).await;
+            error.to_string().into()
+        });
+        let session = self.session;
+        let _ = self
+            .events
+            .send(Event::SessionEnded { session, cause })
+            .await;
     }
 }
 

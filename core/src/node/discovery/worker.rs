@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -44,7 +45,10 @@ pub(super) enum Event {
         session: SessionId,
         message: SyncMessage,
     },
-    SessionEnded(SessionId),
+    SessionEnded {
+        session: SessionId,
+        cause: Option<Arc<str>>,
+    },
     Rtt {
         peer: PeerId,
         sample: Option<Duration>,
@@ -197,10 +201,10 @@ impl Host for Worker {
                 .sessions
                 .is_open(session)
                 .then_some(Input::SyncMessage { session, message }),
-            Event::SessionEnded(session) => self
+            Event::SessionEnded { session, cause } => self
                 .sessions
                 .close(session)
-                .then_some(Input::SyncClosed { session }),
+                .then_some(Input::SyncClosed { session, cause }),
             Event::Rtt { peer, sample } => Some(Input::Rtt { peer, sample }),
             Event::Request { command, reply } => {
                 self.requests += 1;
@@ -304,6 +308,14 @@ impl Worker {
                 addresses.name(*entry.id(), entry.addresses());
             }
             machine::Event::PeerDeparted(peer) => addresses.forget(*peer),
+            machine::Event::ClockBehind { peers, at_least } => {
+                tracing::warn!(
+                    peers,
+                    ?at_least,
+                    "peers are refused because their entries are dated in the future: \
+                     set this node's clock right, which seems to be behind"
+                );
+            }
             machine::Event::DuplicateIdentity { addresses, .. } => {
                 tracing::warn!(
                     ?addresses,

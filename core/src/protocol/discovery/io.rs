@@ -74,6 +74,8 @@ pub enum Input {
     SyncClosed {
         /// Which one.
         session: SessionId,
+        /// What went wrong with its link, in words; `None` where the peer has ended it in good order.
+        cause: Option<Arc<str>>,
     },
     /// The wall clock reads this. Given now and then, so that a clock that was set is noticed.
     Wall(WallTime),
@@ -156,9 +158,14 @@ pub enum RequestError {
     /// The entry that was fed is refused.
     #[error("the entry is refused: {0}")]
     Refused(#[from] Refusal),
-    /// The peer could not be reached, or left off.
-    #[error("synchronisation with {0} ended before it was complete")]
-    SyncFailed(PeerId),
+    /// The peer could not be reached, or left off. What had come by then is kept.
+    #[error("synchronisation with {peer} ended before it was complete: {failure}")]
+    SyncFailed {
+        /// With whom.
+        peer: PeerId,
+        /// Why.
+        failure: SyncFailure,
+    },
     /// Too many synchronisations are under way.
     #[error("{0} synchronisations are under way; wait for one to end")]
     SyncBusy(usize),
@@ -169,6 +176,27 @@ pub enum RequestError {
     #[error("{0} unsigned entries are in the catalog; remove some")]
     UnsignedFull(usize),
     /// The node has left the network.
+    #[error("this node has left the network")]
+    Left,
+}
+
+/// Why a synchronisation ended before it was complete.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SyncFailure {
+    /// Its link could not be opened, or was lost; this is what the link said.
+    #[error("{0}")]
+    Link(Arc<str>),
+    /// The peer ended it early.
+    #[error("the peer ended it early")]
+    Ended,
+    /// The peer said nothing for too long.
+    #[error("the peer said nothing for {0:?}")]
+    TimedOut(Duration),
+    /// The peer said what the protocol does not allow.
+    #[error("the peer breaks the protocol")]
+    Violation,
+    /// This node has left the network.
     #[error("this node has left the network")]
     Left,
 }
@@ -253,6 +281,14 @@ pub enum Event {
     PeerUpdated(Arc<PeerEntry>),
     /// A peer has left, or has not been heard of for `purge_after`.
     PeerDeparted(PeerId),
+    /// More peers than the catalog has are refused because they are dated further in the future than
+    /// `max_time_drift`: probably this node's clock is behind. Given at most once a minute.
+    ClockBehind {
+        /// How many peers are refused.
+        peers: usize,
+        /// By how much this node's clock is behind theirs; the least of them.
+        at_least: Duration,
+    },
     /// Another node, which is running, has this node's key. Stop one of the two. Given at most once a
     /// minute.
     DuplicateIdentity {

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use rand_chacha::ChaCha8Rng;
 
 use super::catalog::Catalog;
+use super::clock::ClockWatch;
 use super::config::Config;
 use super::context::Context;
 use super::entry::VerifiedEntry;
@@ -65,6 +66,7 @@ pub struct Discovery {
     broadcast: Broadcast,
     sessions: Sessions,
     prober: Prober,
+    clock: ClockWatch,
     /// When this node's entry is renewed, whether it has changed or not.
     announce_at: Instant,
     /// When a change of it is broadcast.
@@ -112,6 +114,7 @@ impl Discovery {
             broadcast: Broadcast::new(),
             sessions: Sessions::new(),
             prober: Prober::new(config.rtt_probe_interval),
+            clock: ClockWatch::new(),
             announce_at: now,
             publish_at: Instant::FAR_FUTURE,
             publish_allowed_at: now,
@@ -213,10 +216,13 @@ impl Discovery {
             return Ok(());
         }
         let mut urgent = true;
-        match self
+        let accepted = self
             .records
-            .accept(now, record.entry.clone(), record.age_ms)?
-        {
+            .accept(now, record.entry.clone(), record.age_ms);
+        if accepted == Err(Refusal::FromTheFuture) {
+            self.refused_by_date(now, record);
+        }
+        match accepted? {
             Merged::Known => {
                 if let Via::Neighbour(from) = via {
                     self.broadcast.duplicate(from);
@@ -245,6 +251,21 @@ impl Discovery {
             }
         }
         Ok(())
+    }
+
+    /// An entry is dated in the future: it may be this node's clock that is wrong.
+    fn refused_by_date(&mut self, now: Instant, record: &Aged<VerifiedEntry>) {
+        let wall = self.records.wall(now);
+        let (made, age) = (record.entry.updated_at(), record.age_ms);
+        let ahead = (made + Duration::from_millis(age.into())).since(wall);
+        let (peer, known) = (*record.entry.id(), self.catalog().peers_count());
+        if let Some(behind) = self.clock.refused(now, peer, ahead, known) {
+            let event = Event::ClockBehind {
+                peers: behind.peers,
+                at_least: behind.at_least,
+            };
+            self.outputs.push_back(Output::Event(event));
+        }
     }
 
     /// A peer is known that was not; its first word may be its last.
@@ -431,10 +452,9 @@ impl Discovery {
     fn sync_ended(&mut self, now: Instant, ended: Ended) {
         let peer = ended.peer.id;
         if let Some(request) = ended.request {
-            let result = if ended.is_complete {
-                Ok(())
-            } else {
-                Err(RequestError::SyncFailed(peer))
+            let result = match ended.failure.clone() {
+                None => Ok(()),
+                Some(failure) => Err(RequestError::SyncFailed { peer, failure }),
             };
             self.outputs.push_back(Output::Done { request, result });
         }
@@ -448,7 +468,7 @@ impl Discovery {
         if ended.is_outgoing && ended.tally.missed >= MISSED_MIN && !self.views.is_active(&peer) {
             self.views.bridge(&mut context!(self, now), ended.peer);
         }
-        if !ended.is_complete && ended.is_outgoing && self.views.is_active(&peer) {
+        if ended.failure.is_some() && ended.is_outgoing && self.views.is_active(&peer) {
             // A neighbour that had no time yet: again in a while, and before anybody else.
             self.owed.push_back(peer);
             self.owed.truncate(OWED_MAX);
@@ -461,6 +481,7 @@ impl Discovery {
 
     fn set_wall(&mut self, now: Instant, wall: WallTime) {
         self.records.set_wall(now, wall);
+        self.clock.clear();
         if self.records.is_from_the_future(now, self.own.entry()) {
             self.own.date_back(wall);
             self.change(Changed::Dates);
@@ -667,8 +688,8 @@ impl Machine for Discovery {
                     .opened(&mut context!(self, now), session, peer);
             }
             Input::SyncMessage { session, message } => self.sync_message(now, session, message),
-            Input::SyncClosed { session } => {
-                if let Some(ended) = self.sessions.closed(session) {
+            Input::SyncClosed { session, cause } => {
+                if let Some(ended) = self.sessions.closed(session, cause) {
                     self.sync_ended(now, ended);
                 }
             }

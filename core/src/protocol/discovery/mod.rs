@@ -5,6 +5,7 @@
 
 mod bounded;
 mod catalog;
+mod clock;
 mod config;
 mod context;
 mod entry;
@@ -28,7 +29,7 @@ pub use entry::{
 };
 pub use io::{
     Command, Event, Identity, Input, LocalChange, Output, Refusal, RequestError, RequestId,
-    SessionId,
+    SessionId, SyncFailure,
 };
 pub use machine::Discovery;
 pub use messages::{

@@ -5,11 +5,12 @@
 //! other lacks. What is exchanged is in proportion to what differs, times the logarithm of what there is.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use super::catalog::Record;
 use super::context::Context;
 use super::entry::VerifiedEntry;
-use super::io::{Output, RequestId, SessionId};
+use super::io::{Output, RequestId, SessionId, SyncFailure};
 use super::messages::{
     Aged, EntryId, LIST_MAX, ListItem, MESSAGE_BYTES_AIM, Question, SyncMessage,
 };
@@ -79,7 +80,8 @@ struct Violation;
 pub(super) struct Ended {
     pub(super) peer: PeerAddr,
     pub(super) request: Option<RequestId>,
-    pub(super) is_complete: bool,
+    /// Why it is not complete; `None` where it is.
+    pub(super) failure: Option<SyncFailure>,
     pub(super) is_outgoing: bool,
     pub(super) tally: Tally,
 }
@@ -193,14 +195,14 @@ impl Sessions {
             || session.messages > MESSAGES_MAX
             || session.turn.take(ctx, message).is_err()
         {
-            return self.end(ctx, id, false);
+            return self.end(ctx, id, Some(SyncFailure::Violation));
         }
         if more {
             return None;
         }
         let turn = std::mem::take(&mut session.turn);
         if turn.is_empty {
-            return self.end(ctx, id, true);
+            return self.end(ctx, id, None);
         }
         session.finished =
             turn.questions.is_empty() && turn.wants.is_empty() && turn.gives.is_empty();
@@ -213,11 +215,12 @@ impl Sessions {
         None
     }
 
-    /// The session was closed by the peer, or its connection.
-    pub(super) fn closed(&mut self, id: SessionId) -> Option<Ended> {
+    /// The session was closed by the peer, or its link was lost because of `cause`.
+    pub(super) fn closed(&mut self, id: SessionId, cause: Option<Arc<str>>) -> Option<Ended> {
         let session = self.sessions.remove(&id)?;
-        let is_complete = session.finished;
-        Some(session.ended(id, is_complete))
+        let failure = cause.map_or(SyncFailure::Ended, SyncFailure::Link);
+        let failure = (!session.finished).then_some(failure);
+        Some(session.ended(id, failure))
     }
 
     /// Ends all sessions.
@@ -227,16 +230,21 @@ impl Sessions {
         sessions
             .map(|(id, session)| {
                 outputs.push_back(Output::SyncClose { session: id });
-                session.ended(id, false)
+                session.ended(id, Some(SyncFailure::Left))
             })
             .collect()
     }
 
-    fn end(&mut self, ctx: &mut Context<'_>, id: SessionId, is_complete: bool) -> Option<Ended> {
+    fn end(
+        &mut self,
+        ctx: &mut Context<'_>,
+        id: SessionId,
+        failure: Option<SyncFailure>,
+    ) -> Option<Ended> {
         ctx.outputs.push_back(Output::SyncClose { session: id });
         self.sessions
             .remove(&id)
-            .map(|session| session.ended(id, is_complete))
+            .map(|session| session.ended(id, failure))
     }
 
     /// Ends one session that has timed out; `None` where there is none left.
@@ -250,8 +258,8 @@ impl Sessions {
             .find(|(_, session)| session.deadline <= ctx.now);
         if let Some((id, session)) = late.map(|(id, session)| (*id, session)) {
             // Its last word was said; that the peer did not close is no failure.
-            let is_complete = session.finished;
-            return self.end(ctx, id, is_complete);
+            let failure = (!session.finished).then_some(SyncFailure::TimedOut(SESSION_TIMEOUT));
+            return self.end(ctx, id, failure);
         }
         let deadlines = self.sessions.values().map(|session| session.deadline);
         self.deadline = deadlines.min().unwrap_or(Instant::FAR_FUTURE);
@@ -285,11 +293,11 @@ impl Session {
         }
     }
 
-    fn ended(self, id: SessionId, is_complete: bool) -> Ended {
+    fn ended(self, id: SessionId, failure: Option<SyncFailure>) -> Ended {
         Ended {
             peer: self.peer,
             request: self.request,
-            is_complete,
+            failure,
             is_outgoing: matches!(id, SessionId::Outgoing(_)),
             tally: self.tally,
         }

@@ -237,6 +237,13 @@ impl Client {
         outgoing
     }
 
+    /// The leader takes no commands now: what is due waits once more as long.
+    pub(super) fn put_off(&mut self, now: Instant) {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            self.deadline = Some(now + self.forward_timeout);
+        }
+    }
+
     /// When [`outgoing`](Self::outgoing) is to be asked although nothing has happened.
     pub(super) const fn poll_timeout(&self) -> Option<Instant> {
         self.deadline

@@ -373,9 +373,11 @@ impl Core {
     /// All that is due at some time, and why.
     pub(super) fn timeouts(&self) -> impl Iterator<Item = (Instant, &'static str)> {
         let hello = self.peers.values().map(|peer| peer.hello_at).min();
+        // A founder that nobody may know of yet sends nothing, and so moves no heartbeat.
+        let is_heard = self.disk.is_durable(self.founding_write);
         let (heartbeat, transfer, held) = match &self.state {
             State::Leader(leading) => (
-                Some(leading.heartbeat_at),
+                is_heard.then_some(leading.heartbeat_at),
                 leading.transfer.map(|transfer| transfer.until),
                 leading.held.map(|(_, until)| until),
             ),
@@ -579,7 +581,8 @@ impl Core {
         peer.commit = peer.commit.max(hello.commit);
         peer.ping = hello.ping;
         peer.pong = peer.pong.max(pong);
-        if is_new || (peer.pong < our_ping && peer.hello_at == Instant::FAR_FUTURE) {
+        // It may have heard us over a bond before this one, and forgotten.
+        if is_new || (pong < our_ping && peer.hello_at == Instant::FAR_FUTURE) {
             peer.hello_at = now;
         }
         if is_new_boot && is_same_life {

@@ -338,23 +338,25 @@ impl Core {
         self.event(Event::Joined(incarnation));
     }
 
-    /// Leaves a founding on proof that it can never be completed: so many of its voters hold another, or
-    /// are in another life, that the others are no majority. Only while nothing after it is known to be
-    /// committed: later it would drop what was acknowledged.
-    fn leave_founding_if_void(&mut self, now: Instant) {
-        // Entries that carry nothing of anybody's may go with it.
+    /// Whether the log shows that something after the founding was committed: commands come only of sessions
+    /// that were opened, and voters change only after a commit.
+    pub(super) fn has_data(&self) -> bool {
         let is_empty = |entry: &Entry| {
             matches!(
                 entry.payload,
                 Payload::Founding(_) | Payload::Blank | Payload::Open(_)
             )
         };
-        let entries = (1..=self.last().index.0).map(|index| self.log.entry(Index(index)));
-        let is_without_data = || {
-            let mut entries = entries;
-            entries.all(|entry| entry.is_some_and(is_empty))
-        };
-        if self.commit > Index(1) || !is_without_data() {
+        let mut entries = (1..=self.last().index.0).map(|index| self.log.entry(Index(index)));
+        entries.any(|entry| !entry.is_some_and(is_empty))
+    }
+
+    /// Leaves a founding on proof that it can never be completed: so many of its voters hold another, or
+    /// are in another life, that the others are no majority. Only while nothing after it is known to be
+    /// committed: later it would drop what was acknowledged.
+    fn leave_founding_if_void(&mut self, now: Instant) {
+        // Entries that carry nothing of anybody's may go with it.
+        if self.commit > Index(1) || self.has_data() {
             return;
         }
         let Some(charter) = self.log.charter() else {

@@ -498,6 +498,10 @@ impl<S: StateMachine> Raft<S> {
         self.note_left_incarnation();
         self.hand_over_reads(now);
         self.core.go_on_leaving(now);
+        if self.core.is_stopped() {
+            self.end_all();
+            return;
+        }
         self.core.introduce(now);
         self.core.replicate(now);
         self.core.confirm_reads();
@@ -542,6 +546,7 @@ impl<S: StateMachine> Raft<S> {
     fn hand_over_calls(&mut self, now: Instant) {
         let reachable = self.core.reachable_leader();
         if reachable == Some(self.core.me) && (!self.core.takes_commands() || self.is_full()) {
+            self.client.put_off(now);
             return;
         }
         let outgoing = self.client.outgoing(now, reachable, self.core.term);

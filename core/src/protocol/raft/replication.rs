@@ -166,9 +166,13 @@ impl Core {
     /// Commits what a majority has.
     pub(super) fn advance_commit(&mut self, now: Instant) {
         let configuration = self.configuration().clone();
+        let is_unproved = matches!(&self.state, State::Leader(leading) if !leading.is_accepted);
+        // What was accepted once stays so, whoever of those listed is no voter any more.
+        let was_accepted = is_unproved && (self.commit > Index(1) || self.has_data());
         let State::Leader(leading) = &mut self.state else {
             return;
         };
+        leading.is_accepted |= was_accepted;
         let (me, own) = (self.me, self.disk.durable_last());
         let counts_learners = mutant!(self.config, LearnerCounted);
         // The leader counts itself by what is durable, like any other (Ongaro 2014, section 10.2.1). Who is

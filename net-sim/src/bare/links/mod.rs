@@ -263,7 +263,11 @@ impl<P> Links<P> {
             | Fault::Path(..)
             | Fault::CrashAfter(..)
             | Fault::Drift(..)
-            | Fault::Jump(..) => {}
+            | Fault::Jump(..)
+            | Fault::FailSync(_)
+            | Fault::SlowDisk(..)
+            | Fault::FillDisk(_)
+            | Fault::FreeDisk(_) => {}
         }
     }
 

@@ -160,7 +160,14 @@ impl Net {
             .collect();
         for (key, (peer, session)) in gone {
             self.sessions.remove(&key);
-            self.input_later(peer, None, Input::SyncClosed { session });
+            self.input_later(
+                peer,
+                None,
+                Input::SyncClosed {
+                    session,
+                    cause: None,
+                },
+            );
         }
     }
 
@@ -178,7 +185,14 @@ impl Net {
                 .collect();
             for (peer, session) in gone {
                 self.sessions.remove(&(peer, session));
-                self.input_later(peer, None, Input::SyncClosed { session });
+                self.input_later(
+                    peer,
+                    None,
+                    Input::SyncClosed {
+                        session,
+                        cause: None,
+                    },
+                );
             }
         } else {
             self.cut.remove(&(a, b));
@@ -301,7 +315,14 @@ impl Net {
             Output::SyncClose { session } => {
                 if let Some((peer, other)) = self.sessions.remove(&(id, session)) {
                     self.sessions.remove(&(peer, other));
-                    self.input_later(peer, None, Input::SyncClosed { session: other });
+                    self.input_later(
+                        peer,
+                        None,
+                        Input::SyncClosed {
+                            session: other,
+                            cause: None,
+                        },
+                    );
                 }
             }
             Output::Probe(peer) => {
@@ -418,7 +439,14 @@ impl Net {
                 };
                 if !self.can_reach(&id, &peer) {
                     self.sessions.remove(&(id, session));
-                    self.input_later(id, None, Input::SyncClosed { session });
+                    self.input_later(
+                        id,
+                        None,
+                        Input::SyncClosed {
+                            session,
+                            cause: None,
+                        },
+                    );
                     return;
                 }
                 self.sessions.insert((peer, other), (id, session));

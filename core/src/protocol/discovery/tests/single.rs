@@ -1,5 +1,7 @@
 //! What one machine answers to what.
 
+use std::sync::Arc;
+
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -590,12 +592,70 @@ fn a_session_that_fails_is_reported_to_who_asked() {
     let [Output::SyncOpen { session, .. }, Output::SyncSend { .. }] = outputs[..] else {
         panic!("{outputs:?}");
     };
-    let result = Err(RequestError::SyncFailed(peer(1).id));
+    let cause: Arc<str> = "no route".into();
+    let result = Err(RequestError::SyncFailed {
+        peer: peer(1).id,
+        failure: SyncFailure::Link(cause.clone()),
+    });
     let done = Output::Done {
         request: RequestId(7),
         result,
     };
-    assert_eq!(single.input(Input::SyncClosed { session }), [done]);
+    let cause = Some(cause);
+    assert_eq!(single.input(Input::SyncClosed { session, cause }), [done]);
+}
+
+/// The events that tell of this node's clock, in what was put out.
+fn behind(outputs: &[Output]) -> Vec<(usize, Duration)> {
+    let events = outputs.iter().filter_map(|output| match output {
+        Output::Event(Event::ClockBehind { peers, at_least }) => Some((*peers, *at_least)),
+        _ => None,
+    });
+    events.collect()
+}
+
+#[test]
+fn a_node_whose_clock_is_behind_all_others_says_so_once_a_minute() {
+    let mut single = Single::new(Config::default());
+    single.neighbour(0, Priority::Low);
+    let mut reports = Vec::new();
+    for second in 0..90 {
+        for index in 0..2 {
+            // One is ahead by a hundred seconds, the other by more.
+            let started = (second + 100 + index) * 1_000_000;
+            let outputs = single.gossip(0, entry(index, started, 0, 0, false));
+            reports.extend(behind(&outputs).into_iter().map(|report| (second, report)));
+        }
+        single.pass(Duration::from_secs(1));
+    }
+    let report = (2, Duration::from_secs(100));
+    assert_eq!(reports, [(5, report), (65, report)]);
+    assert_eq!(single.machine.catalog().peers_count(), 0);
+}
+
+#[test]
+fn peers_whose_clocks_are_ahead_of_most_do_not_make_a_node_doubt_its_own() {
+    let mut single = Single::with_neighbours(3);
+    for second in 0..30 {
+        for index in 0..3 {
+            let ahead = entry(7 + index, (second + 100) * 1_000_000, 0, 0, false);
+            assert_eq!(behind(&single.gossip(0, ahead)), []);
+        }
+        single.pass(Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn what_was_refused_before_the_clock_was_set_does_not_count() {
+    let mut single = Single::new(Config::default());
+    single.neighbour(0, Priority::Low);
+    let ahead = |second: u64| entry(1, (second + 100) * 1_000_000, 0, 0, false);
+    assert_eq!(behind(&single.gossip(0, ahead(0))), []);
+    single.pass(Duration::from_secs(10));
+    single.input(Input::Wall(single.machine.wall(single.now)));
+    assert_eq!(behind(&single.gossip(0, ahead(10))), []);
+    single.pass(Duration::from_secs(5));
+    assert_eq!(behind(&single.gossip(0, ahead(15))).len(), 1);
 }
 
 #[test]
@@ -638,7 +698,8 @@ fn inputs_out_of_place_change_nothing() {
     assert_eq!(single.input(Input::Disconnected(stranger.id)), []);
     assert_eq!(
         single.input(Input::SyncClosed {
-            session: SessionId::Incoming(3)
+            session: SessionId::Incoming(3),
+            cause: None,
         }),
         []
     );

@@ -101,7 +101,7 @@ impl Pair {
                     ended[other] = ended[other].take().or(end);
                 }
                 Output::SyncClose { .. } => {
-                    let end = self.sessions[other].closed(IDS[other]);
+                    let end = self.sessions[other].closed(IDS[other], None);
                     ended[other] = ended[other].take().or(end);
                 }
                 Output::SyncOpen { .. } => {}
@@ -109,7 +109,7 @@ impl Pair {
             }
         }
         let [opener, other] = ended.map(|ended| ended.expect("the session ended"));
-        assert!(other.is_complete, "the other side did not end well");
+        assert!(other.failure.is_none(), "the other side did not end well");
         opener
     }
 
@@ -140,7 +140,7 @@ fn ten_differences_among_a_thousand_cost_less_than_40_kb() {
         ("both", all[..995].to_vec(), all[5..].to_vec()),
     ] {
         let mut pair = Pair::new(&left, &right);
-        assert!(pair.sync().is_complete);
+        assert!(pair.sync().failure.is_none());
         assert_eq!(pair.contents(0), pair.contents(1), "{what}");
         assert_eq!(pair.contents(0).len(), 1_000, "{what}");
         let overhead = pair.bytes - 10 * size;
@@ -156,7 +156,7 @@ fn ten_differences_among_a_thousand_cost_less_than_40_kb() {
 fn catalogs_that_agree_are_found_to_for_200_bytes() {
     let all = entries(0..1_000, 0);
     let mut pair = Pair::new(&all, &all);
-    assert!(pair.sync().is_complete);
+    assert!(pair.sync().failure.is_none());
     assert!(pair.bytes < 200, "{} bytes", pair.bytes);
     assert_eq!(pair.messages, 2);
 }
@@ -167,7 +167,7 @@ fn a_joiner_gets_everything_for_little_more_than_its_size() {
     let size: usize = all.iter().map(VerifiedEntry::wire_len).sum();
     for (left, right) in [(&[][..], &all[..]), (&all[..], &[][..])] {
         let mut pair = Pair::new(left, right);
-        assert!(pair.sync().is_complete);
+        assert!(pair.sync().failure.is_none());
         assert_eq!(pair.contents(0), all_sorted(&all));
         assert_eq!(pair.contents(1), all_sorted(&all));
         assert!(
@@ -223,7 +223,7 @@ proptest! {
             join.accept(Instant::ZERO, entry.clone(), 0).unwrap();
         }
         let mut pair = Pair::new(&left, &right);
-        prop_assert!(pair.sync().is_complete);
+        prop_assert!(pair.sync().failure.is_none());
         prop_assert_eq!(pair.contents(0), pair.contents(1));
         let join: Vec<_> = join.catalog().records(&Range::ALL).map(|r| r.entry.clone()).collect();
         prop_assert_eq!(pair.contents(0), join);
@@ -305,7 +305,7 @@ fn ranges_that_overlap_break_the_protocol() {
     let ended = pair.with(0, |sessions, ctx| {
         sessions.message(ctx, IDS[1], message, age)
     });
-    assert!(ended.is_some_and(|ended| !ended.is_complete));
+    assert!(ended.is_some_and(|ended| ended.failure.is_some()));
     assert_eq!(
         pair.outputs[0].pop_front(),
         Some(Output::SyncClose { session: IDS[1] })
@@ -324,7 +324,7 @@ fn a_silent_peer_does_not_keep_a_session() {
         ctx.now = deadline;
         (sessions.handle_timeout(ctx), sessions.handle_timeout(ctx))
     });
-    assert!(ended.0.is_some_and(|ended| !ended.is_complete));
+    assert!(ended.0.is_some_and(|ended| ended.failure.is_some()));
     assert_eq!(ended.1, None);
     assert_eq!(pair.sessions[0].deadline(), Instant::FAR_FUTURE);
 }

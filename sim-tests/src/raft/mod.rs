@@ -1,0 +1,19 @@
+//! Groups of consensus machines: what they agree on, whatever goes wrong.
+
+mod chaos;
+mod clients;
+mod cluster;
+mod digests;
+mod disk;
+mod history;
+mod image;
+mod ledger;
+mod network;
+mod peers;
+mod plan;
+mod rare;
+mod registers;
+mod settle;
+mod watch;
+
+pub use chaos::Chaos;

@@ -1,0 +1,68 @@
+//! States that matter and are seldom reached.
+
+pub(super) const TAIL_AT_ELECTION: &str = "a leader was elected with entries not committed";
+pub(super) const TRUNCATED: &str = "entries that conflicted were cut off";
+pub(super) const RESTORED: &str = "a snapshot was installed";
+pub(super) const SOURCE_LOST: &str = "a node crashed while another fetched a snapshot from it";
+pub(super) const SERVED_BY_FOLLOWER: &str = "a follower served entries to another";
+pub(super) const PROMOTED: &str = "a member began to vote";
+pub(super) const DEMOTED: &str = "a member ceased to vote";
+pub(super) const REPLACED: &str = "a voter was replaced by a later life of its peer";
+pub(super) const TRANSFERRED: &str = "leadership was handed over";
+pub(super) const VOTE_REMEMBERED: &str = "a second vote was refused after a restart";
+pub(super) const CRASHED_UNSYNCED: &str = "a node crashed with writes not durable";
+pub(super) const WRITES_LOST: &str = "a crash lost writes";
+pub(super) const CRASHED_IN_STEP: &str = "a node crashed between two outputs of a step";
+pub(super) const SYNC_FAILED: &str = "a sync failed";
+pub(super) const DISK_FULL: &str = "a disk was full";
+pub(super) const PRE_VOTE_REFUSED: &str = "a pre-vote was refused";
+pub(super) const STEPPED_DOWN: &str = "a leader stepped down within its term";
+pub(super) const TWO_LEADERS: &str = "a leader was elected while an older one still led";
+pub(super) const READ_AFTER_LEADING: &str = "a read of a leader was answered once it led no longer";
+pub(super) const READ_FAILED: &str = "a read was not answered in time";
+pub(super) const SESSION_LOST: &str = "a call ended unknown while its node went on";
+pub(super) const OUTPUT_LOST: &str = "a command was applied, but its output was gone";
+pub(super) const GAVE_UP: &str = "a command was given up and never applied";
+pub(super) const GAVE_UP_TOO_LATE: &str = "a command was given up and applied all the same";
+pub(super) const DUPLICATE: &str = "a command was in the log twice";
+pub(super) const RESENT: &str = "a command was in the log, refused there, and applied later";
+pub(super) const LEFT_FOUNDING: &str = "a founding was left";
+pub(super) const LEFT_GROUP: &str = "a member left the group for good";
+pub(super) const FOUNDED_AGAIN: &str = "there was more than one incarnation";
+pub(super) const EXTINCT: &str = "an incarnation lost too many voters for good";
+pub(super) const MINORITY_BROKEN: &str = "some nodes stayed broken to the end";
+
+/// All of them.
+pub(super) const ALL: &[&str] = &[
+    TAIL_AT_ELECTION,
+    TRUNCATED,
+    RESTORED,
+    SOURCE_LOST,
+    SERVED_BY_FOLLOWER,
+    PROMOTED,
+    DEMOTED,
+    REPLACED,
+    TRANSFERRED,
+    VOTE_REMEMBERED,
+    CRASHED_UNSYNCED,
+    WRITES_LOST,
+    CRASHED_IN_STEP,
+    SYNC_FAILED,
+    DISK_FULL,
+    PRE_VOTE_REFUSED,
+    STEPPED_DOWN,
+    TWO_LEADERS,
+    READ_AFTER_LEADING,
+    READ_FAILED,
+    SESSION_LOST,
+    OUTPUT_LOST,
+    GAVE_UP,
+    GAVE_UP_TOO_LATE,
+    DUPLICATE,
+    RESENT,
+    LEFT_FOUNDING,
+    LEFT_GROUP,
+    FOUNDED_AGAIN,
+    EXTINCT,
+    MINORITY_BROKEN,
+];

@@ -1,0 +1,386 @@
+//! Afterwards: what must come right again, and how soon.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use smalti_core::protocol::raft::{
+    CallId, Configuration, Incarnation, Index, LeadershipPreference, Member,
+};
+use smalti_sim::NodeIndex;
+use smalti_sim::faults::Fault;
+use smalti_sim::rng::{below, chance};
+use smalti_sim::time::SimTime;
+
+use super::clients::End;
+use super::cluster::Group;
+use super::plan::quiet;
+use super::rare;
+
+/// Election timeouts within which a write must be acknowledged, and then all members agree.
+const TIMEOUTS: u32 = 10;
+/// How often the group is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Ends all that goes wrong, but for a minority that stays broken where `breaks_minority`.
+pub(super) fn heal(
+    world: &mut Group,
+    breaks_minority: bool,
+    rng: &mut ChaCha8Rng,
+) -> BTreeSet<NodeIndex> {
+    world.apply(Fault::RepairAll);
+    world.apply(Fault::Links(quiet()));
+    let nodes = world.context().nodes_count();
+    for node in (0..nodes).map(NodeIndex) {
+        world.apply(Fault::Resume(node));
+        world.apply(Fault::SlowDisk(node, 1));
+        world.apply(Fault::FreeDisk(node));
+        let watch = &world.environment().watches[node.0 as usize];
+        let has_left = watch.left;
+        if watch.stopped && !has_left {
+            world.apply(Fault::Crash(node));
+        }
+        if !has_left && !world.environment().is_leaving(node) {
+            world.apply(Fault::Restart(node));
+        }
+    }
+    let broken = if breaks_minority {
+        minority(world, rng)
+    } else {
+        BTreeSet::new()
+    };
+    for node in &broken {
+        let others = (0..nodes).map(NodeIndex);
+        let others = others.filter(|other| !broken.contains(other)).collect();
+        world.apply(match below(rng, 4) {
+            0 => Fault::Crash(*node),
+            1 => Fault::Cut(vec![*node], others),
+            2 => Fault::Cut(others, vec![*node]),
+            _ => Fault::Partition(vec![*node], others),
+        });
+    }
+    if !broken.is_empty() {
+        let (environment, _) = world.environment_mut();
+        environment.coverage.reach(rare::MINORITY_BROKEN);
+    }
+    broken
+}
+
+/// Some nodes without which every incarnation that can go on still can.
+fn minority(world: &Group, rng: &mut ChaCha8Rng) -> BTreeSet<NodeIndex> {
+    let nodes = world.context().nodes_count();
+    let viable = |broken: &BTreeSet<NodeIndex>| {
+        let lives = lives(world, broken).into_iter();
+        let viable = lives.filter(|life| life.outlook == Outlook::GoesOn);
+        viable.map(|life| life.incarnation).collect::<Vec<_>>()
+    };
+    let mut broken = BTreeSet::new();
+    let before = viable(&broken);
+    // Where nothing has been founded, all are needed.
+    if before.is_empty() {
+        return broken;
+    }
+    for node in (0..nodes).map(NodeIndex) {
+        if chance(rng, 500_000) {
+            broken.insert(node);
+            if viable(&broken) != before {
+                broken.remove(&node);
+            }
+        }
+    }
+    broken
+}
+
+/// What an incarnation can still do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outlook {
+    /// A majority lives of all sets of voters that a live member goes by.
+    GoesOn,
+    /// A majority lives of none of them.
+    Extinct,
+    /// Of some.
+    Unclear,
+}
+
+/// An incarnation and who lives of it.
+struct Living {
+    incarnation: Incarnation,
+    members: Vec<NodeIndex>,
+    outlook: Outlook,
+}
+
+/// The incarnations that have live members, where the `broken` nodes do not count.
+fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
+    let environment = world.environment();
+    let all = environment.live(world.context());
+    let live = all.iter().filter(|node| !broken.contains(node));
+    let live: Vec<NodeIndex> = live.copied().collect();
+    let machines = || {
+        let live = live.iter();
+        live.filter_map(|node| Some((*node, world.machine(*node)?.status())))
+    };
+    // A voter that has not joined yet may still do so.
+    let alive: BTreeMap<Member, Option<Incarnation>> = machines()
+        .map(|(_, status)| (status.me, status.incarnation))
+        .collect();
+    let mut members = BTreeMap::<Incarnation, Vec<NodeIndex>>::new();
+    for (node, status) in machines() {
+        if let Some(incarnation) = status.incarnation {
+            members.entry(incarnation).or_default().push(node);
+        }
+    }
+    let lives = members.into_iter().map(|(incarnation, members)| {
+        let has_majority = |configuration: &Configuration| {
+            let alive = configuration.voters.iter().filter(|voter| {
+                let of = alive.get(voter);
+                of.is_some_and(|of| of.is_none_or(|of| of == incarnation))
+            });
+            alive.count() >= configuration.majority()
+        };
+        // What only a broken member goes by may still be on its way to others.
+        let statuses = all
+            .iter()
+            .filter_map(|node| Some(world.machine(*node)?.status()));
+        let mut outlooks: Vec<bool> = statuses
+            .filter(|status| status.incarnation == Some(incarnation))
+            .filter(|status| !status.configuration.voters.is_empty())
+            .map(|status| has_majority(status.configuration))
+            .collect();
+        let committed = environment.ledger.find(&incarnation);
+        if let Some(configuration) = committed.and_then(|life| life.configuration()) {
+            outlooks.push(has_majority(configuration));
+        }
+        let outlook = if !outlooks.is_empty() && outlooks.iter().all(|has| *has) {
+            Outlook::GoesOn
+        } else if outlooks.is_empty() || outlooks.iter().any(|has| *has) {
+            Outlook::Unclear
+        } else {
+            Outlook::Extinct
+        };
+        Living {
+            incarnation,
+            members,
+            outlook,
+        }
+    });
+    lives.collect()
+}
+
+/// Waits until every incarnation that can go on has gone on and its members agree.
+pub(super) fn settled(
+    world: &mut Group,
+    broken: &BTreeSet<NodeIndex>,
+    preferences: &[LeadershipPreference],
+    rng: &mut ChaCha8Rng,
+    measured: &mut Vec<String>,
+) -> Result<(), String> {
+    let limit = limit(world, preferences);
+    let healed = world.now();
+    let mut living = lives(world, broken);
+    if living.is_empty() {
+        living = founded(world, broken, limit)?;
+    }
+    let alone = living.len() == 1;
+    for life in living {
+        match life.outlook {
+            Outlook::GoesOn => {
+                let taken = goes_on(world, &life, limit, rng)?;
+                measured.push(format!("a write took {taken:?} after the last fault"));
+                converges(world, &life, broken, alone, limit)?;
+            }
+            Outlook::Extinct => {
+                let (environment, _) = world.environment_mut();
+                environment.coverage.reach(rare::EXTINCT);
+                stays_extinct(world, &life, limit, rng)?;
+            }
+            Outlook::Unclear => measured.push("an incarnation may go on or not".to_owned()),
+        }
+    }
+    measured.push(format!(
+        "settled {:?} after the last fault",
+        world.now().since(healed)
+    ));
+    Ok(())
+}
+
+/// How long a write, and then agreement, may take.
+fn limit(world: &Group, preferences: &[LeadershipPreference]) -> Duration {
+    let config = world.environment().config();
+    let factors = preferences.iter().map(|preference| match preference {
+        LeadershipPreference::Reluctant { factor } => *factor,
+        LeadershipPreference::Normal | LeadershipPreference::Observer => 1,
+    });
+    let factor = factors.max().unwrap_or(1);
+    let timeout = config.election_timeout + config.election_timeout_jitter;
+    timeout * factor * TIMEOUTS
+}
+
+/// Nobody belongs to an incarnation: one is founded.
+fn founded(
+    world: &mut Group,
+    broken: &BTreeSet<NodeIndex>,
+    limit: Duration,
+) -> Result<Vec<Living>, String> {
+    let limit = limit + world.environment().config().bootstrap_delay * 4;
+    let by = world.now() + limit;
+    loop {
+        let lives = lives(world, broken);
+        if !lives.is_empty() {
+            return Ok(lives);
+        }
+        if world.now() >= by {
+            return Err(format!(
+                "nothing was founded {limit:?} after the last fault"
+            ));
+        }
+        world.run_until(world.now() + LOOK_EVERY);
+    }
+}
+
+/// Lets a member write something.
+fn write(world: &mut Group, life: &Living, rng: &mut ChaCha8Rng) -> CallId {
+    let node = life.members[below(rng, life.members.len() as u64) as usize];
+    let (environment, ctx) = world.environment_mut();
+    environment.clients.write(node, 0, ctx)
+}
+
+/// Expects that a write is acknowledged in time. Gives how long it took.
+fn goes_on(
+    world: &mut Group,
+    life: &Living,
+    limit: Duration,
+    rng: &mut ChaCha8Rng,
+) -> Result<Duration, String> {
+    let begun = world.now();
+    let is_founded = |world: &Group| {
+        let seen = world.environment().ledger.find(&life.incarnation);
+        seen.is_some_and(|seen| seen.last() > Index(1))
+    };
+    // Members may still have to hear of a founding, or to leave it.
+    let bootstrap = world.environment().config().bootstrap_delay;
+    let limit = if is_founded(world) {
+        limit
+    } else {
+        limit * 2 + bootstrap * 4
+    };
+    let by = begun + limit;
+    let mut call = write(world, life, rng);
+    loop {
+        match world.environment().clients.calls[call.0 as usize].end {
+            End::Applied { .. } | End::OutputLost(_) => return Ok(world.now().since(begun)),
+            End::Open if world.now() < by => {}
+            // A session may have ended, with all that was open in it.
+            End::Unknown if world.now() < by => call = write(world, life, rng),
+            end => {
+                let states = describe(world);
+                return Err(format!(
+                    "{limit:?} after the last fault a write of {} is {end:?}, though a majority lives; {states}",
+                    world.environment().clients.calls[call.0 as usize].node,
+                ));
+            }
+        }
+        world.run_until(world.now() + LOOK_EVERY);
+    }
+}
+
+/// Expects that nothing new is acknowledged in an incarnation that has lost its majority.
+fn stays_extinct(
+    world: &mut Group,
+    life: &Living,
+    limit: Duration,
+    rng: &mut ChaCha8Rng,
+) -> Result<(), String> {
+    let call = write(world, life, rng);
+    world.run_until(world.now() + limit / 2);
+    match world.environment().clients.calls[call.0 as usize].end {
+        End::Applied {
+            incarnation, index, ..
+        } if incarnation == life.incarnation => Err(format!(
+            "a write is acknowledged at {index} of {incarnation}, of which no majority lives"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Expects that all members have the same state in time, and no call is open.
+fn converges(
+    world: &mut Group,
+    life: &Living,
+    broken: &BTreeSet<NodeIndex>,
+    alone: bool,
+    limit: Duration,
+) -> Result<(), String> {
+    let by = world.now() + limit;
+    loop {
+        let Some(cause) = differs(world, life, broken, alone) else {
+            return Ok(());
+        };
+        if world.now() >= by {
+            let states = describe(world);
+            return Err(format!(
+                "{limit:?} after a write was acknowledged: {cause}; {states}"
+            ));
+        }
+        world.run_until(world.now() + LOOK_EVERY);
+    }
+}
+
+/// Why members of an incarnation do not agree; `None` where they do.
+fn differs(
+    world: &Group,
+    life: &Living,
+    broken: &BTreeSet<NodeIndex>,
+    alone: bool,
+) -> Option<String> {
+    let environment = world.environment();
+    let mut first: Option<(NodeIndex, Index, u64)> = None;
+    for node in environment.live(world.context()) {
+        if broken.contains(&node) || environment.is_leaving(node) {
+            continue;
+        }
+        let machine = world.machine(node)?;
+        let status = machine.status();
+        if status.incarnation != Some(life.incarnation) {
+            if alone {
+                return Some(format!("{node} is of {:?}", status.incarnation));
+            }
+            continue;
+        }
+        if environment.clients.has_open(node) {
+            return Some(format!("{node} has calls or reads open"));
+        }
+        let seen = (node, status.applied, machine.state().digest());
+        let (other, applied, digest) = *first.get_or_insert(seen);
+        if (applied, digest) != (seen.1, seen.2) {
+            return Some(format!(
+                "{node} has applied {}, {other} {applied}",
+                status.applied
+            ));
+        }
+    }
+    None
+}
+
+/// Where every member stands.
+fn describe(world: &Group) -> String {
+    let machines = world.machines().map(|(node, machine)| {
+        let status = machine.status();
+        let voters = status.configuration.voters.iter();
+        let voters: Vec<String> = voters
+            .map(|voter| super::peers::node(&voter.peer).to_string())
+            .collect();
+        format!(
+            "{node} {:?} term {} last {} commit {} of {} voters {}",
+            status.role,
+            status.term,
+            status.last,
+            status.commit,
+            status
+                .incarnation
+                .map_or("none".to_owned(), |of| of.to_string()),
+            voters.join(",")
+        )
+    });
+    let since = world.now().since(SimTime::ZERO);
+    format!("at {since:?}: {}", machines.collect::<Vec<_>>().join("; "))
+}

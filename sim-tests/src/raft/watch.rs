@@ -1,0 +1,320 @@
+//! What each member was last seen to be, and what must hold from one step to the next.
+
+use std::collections::BTreeSet;
+
+use smalti_core::id::PeerId;
+use smalti_core::protocol::raft::{
+    Configuration, Incarnation, Index, Member, Position, Raft, ReadId, Role, Term, Version,
+};
+use smalti_sim::NodeIndex;
+use smalti_sim::time::SimTime;
+
+use super::clients::{Ack, Clients};
+use super::disk::Disk;
+use super::ledger::Ledger;
+use super::peers;
+use super::rare;
+use super::registers::{Registers, value_of};
+use crate::Coverage;
+
+/// The machine of a member.
+pub(super) type Machine = Raft<Registers>;
+
+/// A member as it was after its last step.
+#[derive(Clone, Debug)]
+pub(super) struct Watch {
+    pub(super) me: Option<Member>,
+    pub(super) incarnation: Option<Incarnation>,
+    /// The place of the incarnation in the ledger.
+    place: usize,
+    pub(super) role: Role,
+    pub(super) term: Term,
+    pub(super) leader: Option<Member>,
+    last: Position,
+    pub(super) commit: Index,
+    pub(super) applied: Index,
+    effects: usize,
+    configuration: Configuration,
+    /// Whether its machine has said that it stops, and whether because it has left.
+    pub(super) stopped: bool,
+    pub(super) left: bool,
+    /// The term in which it was asked to stand for election at once.
+    pub(super) handed_over: Option<Term>,
+    /// From whom it last asked for a part of a snapshot.
+    pub(super) fetches_from: Option<NodeIndex>,
+    /// Answers of this step that are to be checked once it is over.
+    pub(super) acks: Vec<Ack>,
+    pub(super) reads: Vec<(ReadId, Version)>,
+    /// What its disk had when it started: the machine must have found all of it.
+    pub(super) found: Index,
+}
+
+impl Watch {
+    pub(super) fn new() -> Self {
+        Self {
+            me: None,
+            incarnation: None,
+            place: 0,
+            role: Role::Candidate,
+            term: Term::ZERO,
+            leader: None,
+            last: Position::ZERO,
+            commit: Index::ZERO,
+            applied: Index::ZERO,
+            effects: 0,
+            configuration: Configuration::default(),
+            stopped: false,
+            left: false,
+            handed_over: None,
+            fetches_from: None,
+            acks: Vec::new(),
+            reads: Vec::new(),
+            found: Index::ZERO,
+        }
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        self.role == Role::Leader
+    }
+}
+
+/// What a step is compared with.
+pub(super) struct Watched<'a> {
+    pub(super) node: NodeIndex,
+    pub(super) now: SimTime,
+    pub(super) watches: &'a mut [Watch],
+    pub(super) disks: &'a [Disk],
+    pub(super) ledger: &'a mut Ledger,
+    pub(super) clients: &'a mut Clients,
+    pub(super) leaving: &'a BTreeSet<PeerId>,
+    pub(super) coverage: &'a mut Coverage,
+}
+
+impl Watched<'_> {
+    /// The machine of the node has made a step.
+    pub(super) fn step(&mut self, machine: &Machine) {
+        let status = machine.status();
+        let watch = &mut self.watches[self.node.0 as usize];
+        if watch.me != Some(status.me) || watch.incarnation != status.incarnation {
+            let is_first = watch.me.is_none();
+            if is_first {
+                assert!(
+                    status.last.index >= watch.found,
+                    "{} starts with a log that ends at {}, and its disk has one up to {}",
+                    self.node,
+                    status.last,
+                    watch.found
+                );
+            }
+            if watch.me != Some(status.me) {
+                // It has left a founding, and promised nothing in its new life.
+                watch.term = Term::ZERO;
+            }
+            watch.me = Some(status.me);
+            watch.incarnation = status.incarnation;
+            watch.last = Position::ZERO;
+            watch.commit = Index::ZERO;
+            watch.applied = Index::ZERO;
+            if let Some(incarnation) = status.incarnation {
+                watch.place = self.ledger.place(incarnation);
+            }
+        }
+        assert!(
+            status.term >= watch.term,
+            "the term of {} falls from {} to {}",
+            self.node,
+            watch.term,
+            status.term
+        );
+        if status.incarnation.is_some() {
+            self.logs(machine);
+            self.commits(machine);
+            self.elections(machine);
+            self.states(machine);
+        }
+        let watch = &mut self.watches[self.node.0 as usize];
+        watch.role = status.role;
+        watch.term = status.term;
+        watch.leader = status.leader;
+        watch.last = status.last;
+        watch.commit = status.commit;
+        watch.applied = status.applied;
+        if watch.configuration != *status.configuration {
+            watch.configuration = status.configuration.clone();
+        }
+        self.answers(machine);
+    }
+
+    fn watch(&self) -> &Watch {
+        &self.watches[self.node.0 as usize]
+    }
+
+    fn logs(&mut self, machine: &Machine) {
+        let (status, watch) = (machine.status(), &self.watches[self.node.0 as usize]);
+        let node = self.node;
+        assert!(
+            status.applied <= status.commit && status.commit <= status.last.index,
+            "{node} has applied {}, committed {}, and its log ends at {}",
+            status.applied,
+            status.commit,
+            status.last
+        );
+        assert!(
+            status.commit >= watch.commit && status.applied >= watch.applied,
+            "{node} goes back from commit {} and applied {} to {} and {}",
+            watch.commit,
+            watch.applied,
+            status.commit,
+            status.applied
+        );
+        if status.last == watch.last || watch.last.index < status.kept_from {
+            return;
+        }
+        let there = machine.entry(watch.last.index).map(|entry| entry.term);
+        if there != Some(watch.last.term) {
+            self.coverage.reach(rare::TRUNCATED);
+        }
+    }
+
+    fn commits(&mut self, machine: &Machine) {
+        let (status, watch) = (machine.status(), &self.watches[self.node.0 as usize]);
+        if status.commit == watch.commit {
+            return;
+        }
+        let life = self.ledger.life(watch.place);
+        let leaving = |peer: &PeerId| self.leaving.contains(peer);
+        let (duplicates, replaced) = (life.duplicates, life.replaced);
+        let mut newest = None;
+        for index in watch.commit.0.max(status.kept_from.0.saturating_sub(1)) + 1..=status.commit.0
+        {
+            let Some(entry) = machine.entry(Index(index)) else {
+                panic!(
+                    "{} has committed {index}, keeps the log from {}, and lacks the entry",
+                    self.node, status.kept_from
+                );
+            };
+            if life.commit(status.me, status.term, entry, leaving) {
+                newest = Some(entry.position());
+            }
+        }
+        self.coverage
+            .reach_times(rare::DUPLICATE, life.duplicates - duplicates);
+        self.coverage
+            .reach_times(rare::REPLACED, life.replaced - replaced);
+        let disk = &self.disks[self.node.0 as usize];
+        if let Some(newest) = newest
+            && status.role == Role::Leader
+            && disk.is_durable()
+        {
+            let configurations = [status.configuration, &watch.configuration];
+            let holds = |configuration: &Configuration| {
+                let has_it = |voter: &&Member| {
+                    let image = &self.disks[peers::node(&voter.peer).0 as usize].image;
+                    let hard_state = image.hard_state.as_ref();
+                    let same = hard_state.is_some_and(|state| state.instance == voter.instance);
+                    same && image.has(newest.index, newest.term)
+                };
+                configuration.voters.iter().filter(has_it).count() >= configuration.majority()
+            };
+            assert!(
+                configurations.into_iter().any(holds),
+                "{} commits {newest}, which no majority of its voters has on disk",
+                self.node
+            );
+        }
+    }
+
+    fn elections(&mut self, machine: &Machine) {
+        let (status, watch) = (machine.status(), self.watch());
+        let was_leader = watch.role == Role::Leader;
+        if status.role != Role::Leader {
+            if was_leader && status.term == watch.term && status.role != Role::Stopped {
+                self.coverage.reach(rare::STEPPED_DOWN);
+            }
+            return;
+        }
+        if was_leader && status.term == watch.term {
+            return;
+        }
+        let (place, handed_over) = (watch.place, watch.handed_over);
+        let life = self.ledger.life(place);
+        life.leads(status.term, status.me);
+        life.is_complete(status.term, status.me, status.kept_from, |index| {
+            machine.entry(index)
+        });
+        if status.term > Term(1) && status.last.index.0 > status.commit.0 + 1 {
+            self.coverage.reach(rare::TAIL_AT_ELECTION);
+        }
+        if handed_over.is_some_and(|term| term.next() == status.term) {
+            self.coverage.reach(rare::TRANSFERRED);
+        }
+        let mut others = self.watches.iter();
+        if others.any(|other| {
+            other.leads() && other.incarnation == status.incarnation && other.term < status.term
+        }) {
+            self.coverage.reach(rare::TWO_LEADERS);
+        }
+    }
+
+    fn states(&mut self, machine: &Machine) {
+        let status = machine.status();
+        let watch = &mut self.watches[self.node.0 as usize];
+        if status.applied == watch.applied {
+            return;
+        }
+        let life = self.ledger.life(watch.place);
+        let effects = machine.state().effects();
+        for effect in &effects[watch.effects.min(effects.len())..] {
+            life.effect(status.me, effect);
+        }
+        watch.effects = effects.len();
+        life.applied(status.me, status.applied, machine.state().digest());
+    }
+
+    /// Checks what the step has answered.
+    fn answers(&mut self, machine: &Machine) {
+        let watch = &mut self.watches[self.node.0 as usize];
+        if watch.acks.is_empty() && watch.reads.is_empty() {
+            return;
+        }
+        let (acks, reads) = (
+            std::mem::take(&mut watch.acks),
+            std::mem::take(&mut watch.reads),
+        );
+        let (leads, applied, incarnation) = (watch.leads(), watch.applied, watch.incarnation);
+        for ack in acks {
+            check_ack(&ack, self.clients, self.ledger);
+        }
+        for (read, version) in reads {
+            assert!(
+                incarnation == Some(version.incarnation) && applied >= version.index,
+                "{} answers {read:?} at {version:?} and has applied {applied} of {incarnation:?}",
+                self.node
+            );
+            let value = |key| machine.state().value(key);
+            let (clients, coverage) = (&mut *self.clients, &mut *self.coverage);
+            clients.read_ready(read, version, value, leads, self.now, coverage);
+        }
+    }
+}
+
+/// What was acknowledged has been applied, there, and with that output.
+pub(super) fn check_ack(ack: &Ack, clients: &Clients, ledger: &mut Ledger) {
+    let command = clients.calls[ack.call.0 as usize].command;
+    let life = ledger.find_mut(&ack.version.incarnation);
+    let Some(life) = life else {
+        panic!(
+            "{:?} is acknowledged in an incarnation that nobody has had",
+            ack.call
+        );
+    };
+    let effect = life.effect_of(command.id);
+    let acked = value_of(&ack.output).map(|before| (ack.version.index, before));
+    assert!(
+        effect.is_some() && effect == acked,
+        "{:?} with command {command:?} is acknowledged as {acked:?}, and was applied as {effect:?}",
+        ack.call
+    );
+    life.acked = life.acked.max(ack.version.index);
+    life.acks += 1;
+}
