@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use super::config::{LeadershipPreference, mutant};
+use super::config::LeadershipPreference;
 use super::configuration::Configuration;
 use super::core::{Core, State};
 use super::entry::Payload;
 use super::io::StopReason;
 use super::leading::Transfer;
 use super::messages::Message;
+use super::mutants::mutant;
 use super::types::Member;
 use crate::time::{Duration, Instant};
 
