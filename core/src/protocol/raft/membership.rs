@@ -84,7 +84,10 @@ impl Core {
             // Once the others have committed that it votes no longer, nothing rests on what it had
             // acknowledged.
             progress.is_suspect &= voters.is_voter(member) || !is_settled;
-            let keeps_up = progress.matched.0 + LAG_MAX >= last.0
+            let peer = peers.get(&member.peer);
+            let is_bonded = peer.is_some_and(|peer| peer.instance == Some(member.instance));
+            let keeps_up = is_bonded
+                && progress.matched.0 + LAG_MAX >= last.0
                 && progress.matched.0 > 0
                 && now.since(progress.heard_at) < timeout;
             if !keeps_up {
@@ -127,8 +130,9 @@ impl Core {
             .find(|leaver| voters.contains(leaver))
         {
             let remaining = voters.iter().filter(|voter| *voter != leaver);
-            return (count > 1 && self.most_keep_up(now, remaining.copied()))
-                .then_some(Change::Remove(*leaver));
+            if count > 1 && self.most_keep_up(now, remaining.copied()) {
+                return Some(Change::Remove(*leaver));
+            }
         }
 
         let silent: Vec<Member> = self.silent_voters(now);
