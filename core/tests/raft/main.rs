@@ -31,6 +31,9 @@ macro_rules! scripts {
 
 scripts! {
     a1_expect_acknowledges_nothing_before_so_many_have_accepted
+    a_bond_that_comes_and_goes_loses_nothing
+    a_command_of_a_node_that_crashed_is_applied_once_or_not_at_all
+    a_command_waits_for_a_leader
     a_i_a_founding_of_two_is_left_when_one_has_begun_another_life
     a_i_an_even_founding_does_not_block_for_ever
     a_ii_a_member_of_an_acknowledging_founding_stays_in_it
@@ -89,10 +92,13 @@ scripts! {
     h9_only_what_is_committed_is_served
     learners_are_not_counted
     leave
+    leave_of_a_voter_that_is_needed
+    membership_an_even_set_is_completed_by_one
     membership_one_change_at_a_time
     membership_three_to_five
     observer
     reads
+    reads_are_asked_again_of_the_next_leader
     replication_an_acknowledgement_is_durable
     replication_commits_only_its_own_term_by_counting
     replication_conflict
