@@ -44,6 +44,8 @@ impl Scenario for Chaos {
     fn run(&self, seed: u64, options: &Options) -> Outcome {
         let streams = Streams::new(seed);
         let plan = Plan::draw(&streams, options.nodes, options.operations);
+        #[cfg(smalti_mutants)]
+        let plan = plan.with_mutant(options.mutant);
         let mut world = World::new(seed, Cluster::new(&streams, plan.setup.clone()));
         world.trace_mut().record_lines(options.lines.clone());
         let schedule = options.faults.clone();

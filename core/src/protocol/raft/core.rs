@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::config::{Config, LeadershipPreference, StorageClass, mutant};
+use super::config::{Config, LeadershipPreference, StorageClass};
 use super::configuration::Configuration;
 use super::disk::Disk;
 use super::election::Ballot;
@@ -17,6 +17,7 @@ use super::leading::Leading;
 use super::log::Log;
 use super::machine::Identity;
 use super::messages::{Envelope, Hello, Message};
+use super::mutants::mutant;
 use super::status::Role;
 use super::store::{HardState, Recovered};
 use super::types::{Incarnation, Index, Member, Position, Term};
@@ -497,6 +498,8 @@ impl Core {
             })
             .collect()
         };
+        #[cfg(smalti_mutants)]
+        let due = super::mutants::in_any_order(&self.config, due);
         for peer in due {
             self.say_hello(peer);
         }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::config::mutant;
 use super::core::{Core, State};
 use super::entry::Payload;
 use super::io::WriteId;
 use super::leading::Leading;
 use super::messages::{Candidacy, Message, Verdict};
+use super::mutants::mutant;
 use super::progress::Progress;
 use super::types::{Member, Term};
 use crate::id::PeerId;

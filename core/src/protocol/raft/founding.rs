@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use rand::Rng;
 
-use super::config::{FoundingRule, LeadershipPreference, mutant};
+use super::config::{FoundingRule, LeadershipPreference};
 use super::core::{Core, State};
 use super::entry::{Entry, Payload};
 use super::io::Event;
 use super::log::Log;
 use super::messages::Message;
+use super::mutants::mutant;
 use super::types::{Charter, Incarnation, Index, Member, Position, Term};
 use crate::id::{Instance, PeerId};
 use crate::time::Instant;

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use super::config::{LeadershipPreference, mutant};
+use super::config::LeadershipPreference;
 use super::configuration::Configuration;
 use super::core::{Core, State};
 use super::entry::Payload;
 use super::io::StopReason;
 use super::leading::Transfer;
 use super::messages::Message;
+use super::mutants::mutant;
 use super::types::Member;
 use crate::time::{Duration, Instant};
 
@@ -168,7 +169,10 @@ impl Core {
         let State::Leader(leading) = &self.state else {
             return Vec::new();
         };
+        // Never shorter than the time within which those that stay must have been heard: a leader that no
+        // longer hears anybody would else take its majority for alive and silent at once.
         let patience = self.config.heartbeat_interval * self.config.max_missed_heartbeats;
+        let patience = patience.max(self.config.election_timeout);
         let kept_from = self.log.kept_from();
         let is_silent = |voter: &&Member| {
             let Some(progress) = leading.progress.get(voter) else {

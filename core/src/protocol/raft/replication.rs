@@ -1,9 +1,10 @@
 //! Replication: what a leader sends, what a follower makes of it, and what is committed.
 
-use super::config::{FoundingRule, mutant};
+use super::config::FoundingRule;
 use super::core::{Core, State};
 use super::io::StopReason;
 use super::messages::{Append, AppendOutcome, AppendReply, Message};
+use super::mutants::mutant;
 use super::progress::Pace;
 use super::types::{Index, Member, Position};
 use crate::time::Instant;
