@@ -161,7 +161,7 @@ impl Cluster {
     }
 
     fn look(&mut self, ctx: &mut Ctx) {
-        self.network.look(ctx);
+        self.look_at_bonds(ctx);
         for node in (0..self.setup.nodes).map(NodeIndex) {
             if !ctx.is_up(node) {
                 continue;
@@ -172,6 +172,12 @@ impl Cluster {
                 ctx.deliver(node, Input::Surroundings(around));
             }
         }
+    }
+
+    fn look_at_bonds(&mut self, ctx: &mut Ctx) {
+        let watches = &self.watches;
+        let has_stopped = |node: NodeIndex| watches[node.0 as usize].stopped;
+        self.network.look(has_stopped, ctx);
     }
 
     /// What discovery tells `node`.
@@ -466,7 +472,7 @@ impl Environment<Machine> for Cluster {
             | Fault::EndCut(..)
             | Fault::EndPartition(..)
             | Fault::RepairAll
-            | Fault::Restart(_) => self.network.look(ctx),
+            | Fault::Restart(_) => self.look_at_bonds(ctx),
             _ => {}
         }
     }

@@ -14,6 +14,7 @@ use smalti_sim::time::SimTime;
 
 use super::clients::End;
 use super::cluster::Group;
+use super::peers;
 use super::plan::quiet;
 use super::rare;
 
@@ -135,7 +136,13 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
                 let of = alive.get(voter);
                 of.is_some_and(|of| of.is_none_or(|of| of == incarnation))
             });
-            alive.count() >= configuration.majority()
+            // A broken member may be made a voter before its leader misses it.
+            let is_other = |node: &&NodeIndex| {
+                let mut voters = configuration.voters.iter();
+                !voters.any(|voter| peers::node(&voter.peer) == **node)
+            };
+            let voters = configuration.voters.len() + broken.iter().filter(is_other).count();
+            alive.count() > voters / 2
         };
         // What only a broken member goes by may still be on its way to others.
         let statuses = all
@@ -239,7 +246,15 @@ fn founded(
 
 /// Lets a member write something.
 fn write(world: &mut Group, life: &Living, rng: &mut ChaCha8Rng) -> CallId {
-    let node = life.members[below(rng, life.members.len() as u64) as usize];
+    let environment = world.environment();
+    let stays = |node: &NodeIndex| !environment.is_leaving(*node);
+    let stay: Vec<NodeIndex> = life.members.iter().copied().filter(stays).collect();
+    let members = if stay.is_empty() {
+        &life.members
+    } else {
+        &stay
+    };
+    let node = members[below(rng, members.len() as u64) as usize];
     let (environment, ctx) = world.environment_mut();
     environment.clients.write(node, 0, ctx)
 }
@@ -367,7 +382,7 @@ fn describe(world: &Group) -> String {
         let status = machine.status();
         let voters = status.configuration.voters.iter();
         let voters: Vec<String> = voters
-            .map(|voter| super::peers::node(&voter.peer).to_string())
+            .map(|voter| peers::node(&voter.peer).to_string())
             .collect();
         format!(
             "{node} {:?} term {} last {} commit {} of {} voters {}",

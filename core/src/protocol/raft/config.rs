@@ -60,7 +60,7 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// Each interval is longer by a random part of this. Default: 150 ms.
     pub heartbeat_jitter: Duration,
-    /// A voter that was silent for so many heartbeat intervals, and for an election timeout at least, may
+    /// A voter that was silent for so many heartbeat intervals, and for two election timeouts at least, may
     /// be demoted. Default: 10.
     pub max_missed_heartbeats: u32,
     /// The shortest time without a sign of a leader after which a voter stands for election. Default: 2 s.

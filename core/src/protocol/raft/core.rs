@@ -380,11 +380,9 @@ impl Core {
     /// All that is due at some time, and why.
     pub(super) fn timeouts(&self) -> impl Iterator<Item = (Instant, &'static str)> {
         let hello = self.peers.values().map(|peer| peer.hello_at).min();
-        // A founder that nobody may know of yet sends nothing, and so moves no heartbeat.
-        let is_heard = self.disk.is_durable(self.founding_write);
         let (heartbeat, transfer, held) = match &self.state {
             State::Leader(leading) => (
-                is_heard.then_some(leading.heartbeat_at),
+                Some(leading.heartbeat_at),
                 leading.transfer.map(|transfer| transfer.until),
                 leading.held.map(|(_, until)| until),
             ),

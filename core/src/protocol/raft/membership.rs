@@ -177,10 +177,11 @@ impl Core {
         let State::Leader(leading) = &self.state else {
             return Vec::new();
         };
-        // Never shorter than the time within which those that stay must have been heard: a leader that no
-        // longer hears anybody would else take its majority for alive and silent at once.
+        // Never shorter than twice the time within which those that stay must have been heard. They were then
+        // heard an election timeout after the silent one: it was silent when they were not, and is not
+        // merely the first that a leader misses that no longer hears anybody.
         let patience = self.config.heartbeat_interval * self.config.max_missed_heartbeats;
-        let patience = patience.max(self.config.election_timeout);
+        let patience = patience.max(2 * self.config.election_timeout);
         let kept_from = self.log.kept_from();
         let is_silent = |voter: &&Member| {
             let Some(progress) = leading.progress.get(voter) else {

@@ -60,3 +60,6 @@ pub use store::{
     HardState, Manifest, Recovered, Snapshot, StagedChunk, Storage, StorageError, Write,
 };
 pub use types::{Charter, Incarnation, Index, Member, Position, Sequence, Term, Version};
+
+#[cfg(test)]
+mod tests;

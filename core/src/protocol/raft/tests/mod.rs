@@ -1,0 +1,2 @@
+mod regressions;
+mod smoke;
