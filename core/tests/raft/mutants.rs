@@ -39,10 +39,6 @@ const CAUGHT: &[(Mutant, &str)] = &[
         "h21_a_fresh_leader_answers_no_read_before_it_knows_what_is_committed",
     ),
     (
-        Mutant::ConfigurationBeforeOwnTermCommitted,
-        "h6_two_sets_of_voters_without_a_common_member_never_both_commit",
-    ),
-    (
         Mutant::TwoConfigurationsAtOnce,
         "membership_one_change_at_a_time",
     ),
