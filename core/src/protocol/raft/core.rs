@@ -49,6 +49,8 @@ pub(super) struct Peer {
     pub(super) incarnation: Option<Incarnation>,
     pub(super) preference: LeadershipPreference,
     pub(super) commit: Index,
+    /// The founding that it has left last.
+    pub(super) left: Option<Incarnation>,
     /// The greatest number under which it has said who it is.
     pub(super) ping: u64,
     /// The greatest number of ours that it has heard in its present life.
@@ -68,6 +70,7 @@ impl Peer {
             incarnation: None,
             preference: LeadershipPreference::Normal,
             commit: Index::ZERO,
+            left: None,
             ping: 0,
             pong: 0,
             hello_at: now,
@@ -103,6 +106,8 @@ pub(super) struct Core {
     pub(super) disk: Disk,
     /// The write that makes a founding of ours durable: nothing of it is said before.
     pub(super) founding_write: WriteId,
+    /// The founding that this run has left last: it can never be completed.
+    pub(super) left: Option<Incarnation>,
     /// It leaves for good; when it asks for that again.
     pub(super) leaving: Option<Instant>,
     /// Indexes found for reads of this node.
@@ -169,6 +174,7 @@ impl Core {
             surroundings: Surroundings::default(),
             disk: Disk::new(is_durable, last),
             founding_write: WriteId(0),
+            left: None,
             leaving: None,
             read_indexes: Vec::new(),
             was_voter: false,
@@ -520,6 +526,7 @@ impl Core {
             recovered: self.recovered,
             leader: self.leader.map(|leader| leader.peer),
             commit: self.commit,
+            left: self.left,
         };
         let envelope = Envelope {
             from: self.me.instance,
@@ -580,6 +587,7 @@ impl Core {
         peer.incarnation = envelope.incarnation;
         peer.preference = hello.preference;
         peer.commit = peer.commit.max(hello.commit);
+        peer.left = hello.left;
         peer.ping = hello.ping;
         peer.pong = peer.pong.max(pong);
         // It may have heard us over a bond before this one, and forgotten.
@@ -604,8 +612,8 @@ impl Core {
                     peer: id,
                     instance: envelope.from,
                 };
-                let restarted = (is_same_life && is_new_boot).then_some(hello.recovered);
-                leading.joined(now, member, last, is_new_boot, restarted);
+                let (boot, recovered) = (envelope.boot, hello.recovered);
+                leading.joined(now, member, last, is_new_boot, boot, recovered);
             }
         }
         true

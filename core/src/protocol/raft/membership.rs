@@ -66,6 +66,7 @@ impl Core {
     fn note_who_keeps_up(&mut self, now: Instant) {
         let last = self.log.last().index;
         let timeout = self.config.election_timeout;
+        let is_settled = self.log.configured_at() <= self.commit;
         let voters = self.configuration().clone();
         let State::Leader(leading) = &mut self.state else {
             return;
@@ -79,7 +80,10 @@ impl Core {
             });
             is_here || voters.is_voter(member)
         });
-        for progress in leading.progress.values_mut() {
+        for (member, progress) in &mut leading.progress {
+            // Once the others have committed that it votes no longer, nothing rests on what it had
+            // acknowledged.
+            progress.is_suspect &= voters.is_voter(member) || !is_settled;
             let keeps_up = progress.matched.0 + LAG_MAX >= last.0
                 && progress.matched.0 > 0
                 && now.since(progress.heard_at) < timeout;
