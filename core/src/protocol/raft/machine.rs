@@ -392,6 +392,11 @@ impl<S: StateMachine> Raft<S> {
         let follows = entries
             .first()
             .is_some_and(|first| first.index <= self.core.last().index.next());
+        // What was committed in a later term shows that there is one.
+        let term = entries.last().map_or(self.core.term, |entry| entry.term);
+        if follows && term > self.core.term {
+            self.core.follow(self.now, term, None);
+        }
         if follows && self.core.put(entries) {
             self.core.commit = self.core.commit.max(last);
         }
@@ -411,6 +416,9 @@ impl<S: StateMachine> Raft<S> {
         if let Err(error) = self.replica.install(&snapshot) {
             core.stop(StopReason::Snapshot(error.0));
             return;
+        }
+        if position.term > core.term {
+            core.follow(now, position.term, None);
         }
         // What follows an entry that both have is the same up to it and may be acknowledged already.
         let keeps_log = core.log.has(position);
