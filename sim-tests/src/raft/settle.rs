@@ -173,15 +173,16 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
     lives.collect()
 }
 
-/// Waits until every incarnation that can go on has gone on and its members agree.
+/// Waits until every incarnation that can go on has gone on and its members agree; which those are.
 pub(super) fn settled(
     world: &mut Group,
     broken: &BTreeSet<NodeIndex>,
     preferences: &[LeadershipPreference],
     rng: &mut ChaCha8Rng,
     measured: &mut Vec<String>,
-) -> Result<(), String> {
+) -> Result<BTreeSet<Incarnation>, String> {
     let limit = limit(world, preferences);
+    let mut went_on = BTreeSet::new();
     let healed = world.now();
     let mut living = lives(world, broken);
     if living.is_empty() {
@@ -194,6 +195,7 @@ pub(super) fn settled(
                 let taken = goes_on(world, &life, limit, rng)?;
                 measured.push(format!("a write took {taken:?} after the last fault"));
                 converges(world, &life, broken, alone, limit)?;
+                went_on.insert(life.incarnation);
             }
             Outlook::Extinct => {
                 let (environment, _) = world.environment_mut();
@@ -207,7 +209,7 @@ pub(super) fn settled(
         "settled {:?} after the last fault",
         world.now().since(healed)
     ));
-    Ok(())
+    Ok(went_on)
 }
 
 /// How long a write, and then agreement, may take.

@@ -607,7 +607,9 @@ impl Core {
             if let Some(instance) = old_life {
                 leading.lost(Member { peer: id, instance }, last);
             }
-            if envelope.incarnation == self.incarnation {
+            let is_ours = envelope.incarnation == self.incarnation
+                || (envelope.incarnation.is_some() && mutant!(self.config, IncarnationIgnored));
+            if is_ours {
                 let member = Member {
                     peer: id,
                     instance: envelope.from,

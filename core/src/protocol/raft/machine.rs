@@ -318,7 +318,9 @@ impl<S: StateMachine> Raft<S> {
                     term,
                     index: self.core.commit,
                 };
-                catch_up.advance(now, position);
+                if !mutant!(self.core.config, SnapshotOverNewerLog) {
+                    catch_up.advance(now, position);
+                }
             }
             return;
         }

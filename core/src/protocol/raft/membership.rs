@@ -255,6 +255,10 @@ impl Core {
     /// How long a member must keep up before it votes: longer each time it was demoted, so that one that
     /// comes and goes does not change the voters for ever (schedule H16).
     fn probation(&self, configuration: &Configuration, member: &Member) -> Duration {
+        if mutant!(self.config, ConfigurationBeforeOwnTermCommitted) {
+            // With the wait, an entry of the leader's term has always been committed before.
+            return Duration::ZERO;
+        }
         let demotions = configuration.demotions.get(&member.peer).copied();
         let doublings = 1u32 << demotions.unwrap_or(0).min(16);
         let probation = self.config.election_timeout.saturating_mul(2 * doublings);

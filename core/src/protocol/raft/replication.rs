@@ -46,7 +46,9 @@ impl Core {
         for (member, progress) in &mut leading.progress {
             let peer = self.peers.get(&member.peer);
             let Some(peer) = peer.filter(|peer| {
-                peer.instance == Some(member.instance) && peer.incarnation == self.incarnation
+                let is_ours = peer.incarnation == self.incarnation
+                    || mutant!(self.config, IncarnationIgnored);
+                peer.instance == Some(member.instance) && is_ours
             }) else {
                 continue;
             };
@@ -351,6 +353,12 @@ impl Core {
         if !self.put(entries) {
             return None;
         }
+        if mutant!(self.config, TruncateBelowCommit) && end < self.last().index && end >= base.index
+        {
+            // As if what this append does not have were not in the leader's log either.
+            self.log.truncate_from(end.next());
+            self.commit = self.commit.min(end);
+        }
         // Up to the end of this append the leader has the same; above may lie entries of an older leader.
         self.commit = self.commit.max(commit.min(end));
         if mutant!(self.config, FetchedAcknowledged) {
@@ -368,7 +376,7 @@ impl Core {
             }
             if entry.index <= self.last().index {
                 // What is committed never changes: whoever says otherwise leads no log of ours.
-                if entry.index <= self.commit && !mutant!(self.config, TruncateBelowCommit) {
+                if entry.index <= self.commit {
                     debug_assert!(false, "{} contradicts what is committed", entry.position());
                     return false;
                 }
