@@ -73,7 +73,7 @@ pub(super) struct Setup {
 
 /// The environment.
 pub(super) struct Cluster {
-    setup: Setup,
+    pub(super) setup: Setup,
     network: Network,
     disks: Vec<Disk>,
     pub(super) watches: Vec<Watch>,

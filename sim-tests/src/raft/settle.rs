@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use smalti_core::protocol::raft::{
-    CallId, Configuration, Incarnation, Index, LeadershipPreference, Member,
+    CallId, Configuration, FoundingRule, Incarnation, Index, LeadershipPreference, Member,
 };
 use smalti_sim::NodeIndex;
-use smalti_sim::faults::Fault;
+use smalti_sim::faults::{Fault, FaultEvent};
 use smalti_sim::rng::{below, chance};
 use smalti_sim::time::SimTime;
 
@@ -192,7 +192,15 @@ pub(super) fn settled(
     for life in living {
         match life.outlook {
             Outlook::GoesOn => {
-                let taken = goes_on(world, &life, limit, rng)?;
+                let taken = match goes_on(world, &life, limit, rng) {
+                    Ok(taken) => taken,
+                    Err(_) if is_caught_in_a_change(world, &life, broken, healed) => {
+                        let (environment, _) = world.environment_mut();
+                        environment.coverage.reach(rare::CAUGHT_IN_CHANGE);
+                        continue;
+                    }
+                    Err(cause) => return Err(cause),
+                };
                 measured.push(format!("a write took {taken:?} after the last fault"));
                 converges(world, &life, broken, alone, limit)?;
                 went_on.insert(life.incarnation);
@@ -212,6 +220,29 @@ pub(super) fn settled(
     Ok(went_on)
 }
 
+/// Whether a leader has taken the vote from somebody that faults kept silent just before they ended, and
+/// those that stay broken are needed for the rest. A change is in force when it is appended, so nobody can
+/// go on then, though a majority of the voters before lives.
+fn is_caught_in_a_change(
+    world: &Group,
+    life: &Living,
+    broken: &BTreeSet<NodeIndex>,
+    healed: SimTime,
+) -> bool {
+    let config = world.environment().config();
+    let patience = config.heartbeat_interval * config.max_missed_heartbeats;
+    let patience = patience.max(config.election_timeout * 2) * 2;
+    let is_late = |event: &&FaultEvent| {
+        !matches!(event.fault, Fault::Links(_) | Fault::Drift(..))
+            && event.at < healed
+            && event.at + patience >= healed
+    };
+    let now = lives(world, broken);
+    let now = now.iter().find(|it| it.incarnation == life.incarnation);
+    now.is_some_and(|it| it.outlook != Outlook::GoesOn)
+        && world.recorded_faults().iter().any(|event| is_late(&event))
+}
+
 /// How long a write, and then agreement, may take.
 fn limit(world: &Group, preferences: &[LeadershipPreference]) -> Duration {
     let config = world.environment().config();
@@ -224,7 +255,7 @@ fn limit(world: &Group, preferences: &[LeadershipPreference]) -> Duration {
     timeout * factor * TIMEOUTS
 }
 
-/// Nobody belongs to an incarnation: one is founded.
+/// Nobody belongs to an incarnation: one is founded, unless too few are left for it.
 fn founded(
     world: &mut Group,
     broken: &BTreeSet<NodeIndex>,
@@ -238,6 +269,19 @@ fn founded(
             return Ok(lives);
         }
         if world.now() >= by {
+            let environment = world.environment();
+            let live = environment.live(world.context()).into_iter();
+            let may_found = |node: &NodeIndex| {
+                let preference = environment.setup.preferences[node.0 as usize];
+                !environment.is_leaving(*node) && preference != LeadershipPreference::Observer
+            };
+            let expected = match environment.config().founding {
+                FoundingRule::Any => 1,
+                FoundingRule::Expect(expected) => expected as usize,
+            };
+            if live.filter(may_found).count() < expected {
+                return Ok(Vec::new());
+            }
             return Err(format!(
                 "nothing was founded {limit:?} after the last fault"
             ));

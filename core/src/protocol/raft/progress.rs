@@ -138,12 +138,15 @@ impl Progress {
         if is_stale || refused <= self.matched {
             return false;
         }
-        self.next = agree.next().max(self.matched.next());
+        let next = agree.next().max(self.matched.next());
+        // The same probe would be refused again, and each refusal would bring the next one at once.
+        let is_same = matches!(self.pace, Pace::Probe { .. }) && next == self.next;
+        self.next = next;
         self.in_flight.clear();
         self.pace = if catching_up {
             Pace::CatchingUp
         } else {
-            Pace::Probe { sent: false }
+            Pace::Probe { sent: is_same }
         };
         true
     }
@@ -193,6 +196,16 @@ mod tests {
         }
         assert!(!progress.may_send());
         progress.matched(Index(12));
+        assert!(progress.may_send());
+    }
+
+    #[test]
+    fn a_refusal_that_leads_nowhere_waits_for_the_next_heartbeat() {
+        let mut progress = progress();
+        progress.sent(Index(10));
+        progress.refused(Index(10), Index(10), false);
+        assert!(!progress.may_send());
+        progress.heartbeat();
         assert!(progress.may_send());
     }
 

@@ -284,7 +284,10 @@ impl Core {
         self.leader_heard_at = Some(now);
         self.await_leader(now);
         let round = append.round;
-        let is_gap = append.kept_from > self.last().index.next()
+        // Where the logs differ at the last entry that the leader does not keep any more, it has nothing
+        // that could be compared below.
+        let is_gap = append.kept_from > append.previous.index
+            || append.kept_from > self.last().index.next()
             || append.previous.index.0 > self.last().index.0 + CATCH_UP_ENTRIES;
         let outcome = self.take(append);
         let outcome = match outcome {

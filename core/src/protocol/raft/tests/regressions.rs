@@ -101,6 +101,46 @@ fn what_as_many_as_expected_have_accepted_needs_no_more_than_a_majority() {
 }
 
 #[test]
+fn a_follower_that_differs_where_the_leader_s_log_begins_catches_up() {
+    let config = Config {
+        snapshot_interval: 8,
+        log_window: 0,
+        ..Config::default()
+    };
+    let mut cluster = Cluster::new(3, config);
+    cluster.run(Duration::from_secs(5));
+    let leader = cluster.leader().unwrap();
+    // It goes on alone, with entries that no other will have.
+    for other in (0..3).filter(|other| *other != leader) {
+        cluster.cut.extend([(leader, other), (other, leader)]);
+    }
+    let mut call = 0;
+    for _ in 0..40 {
+        execute(&mut cluster, leader, call);
+        call += 1;
+    }
+    cluster.run(Duration::from_secs(6));
+    let next = cluster.nodes.iter().position(|node| {
+        let status = node.as_ref().unwrap().status();
+        status.role == Role::Leader && status.term > Term(1)
+    });
+    let next = next.unwrap();
+    let kept = |cluster: &Cluster| cluster.nodes[next].as_ref().unwrap().status().kept_from;
+    let status = cluster.nodes[leader].as_ref().unwrap().status();
+    let (shared, last) = (status.commit, status.last.index);
+    // The other leader's log comes to begin within what the first has to itself.
+    while kept(&cluster) <= shared.next() {
+        execute(&mut cluster, next, call);
+        call += 1;
+        cluster.run(Duration::from_millis(1));
+    }
+    assert!(kept(&cluster) <= last, "{} of {last}", kept(&cluster));
+    cluster.cut.clear();
+    cluster.run(Duration::from_secs(5));
+    assert_eq!(cluster.list(leader), cluster.list(next));
+}
+
+#[test]
 fn a_member_that_has_left_says_nothing_more() {
     let mut cluster = Cluster::new(4, Config::default());
     cluster.run(Duration::from_secs(5));

@@ -154,7 +154,7 @@ impl Cluster {
                 .is_some_and(|node| node.status().role == Role::Leader)
         })
     }
-    fn list(&self, n: usize) -> Vec<Bytes> {
+    pub(super) fn list(&self, n: usize) -> Vec<Bytes> {
         self.nodes[n].as_ref().unwrap().state().0.clone()
     }
 }
