@@ -55,6 +55,9 @@ pub struct Options {
     pub faults: Option<FaultSchedule>,
     /// So many operations of clients at most.
     pub operations: Option<u64>,
+    /// The rule that all members break.
+    #[cfg(smalti_mutants)]
+    pub mutant: Option<smalti_core::protocol::raft::Mutant>,
 }
 
 impl Options {

@@ -67,6 +67,17 @@ fn machines_agree_for_an_hour() {
 }
 
 #[test]
+fn groups_survive_chaos() {
+    passes("raft-chaos", "3", "0..8");
+    passes("raft-chaos", "5", "0..4");
+}
+
+#[test]
+fn groups_run_the_same_in_two_processes() {
+    is_the_same_in_two_processes("raft-chaos", "5");
+}
+
+#[test]
 fn whole_nodes_run_the_same_in_two_processes() {
     is_the_same_in_two_processes("streams-deliver", "5");
 }

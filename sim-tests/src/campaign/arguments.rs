@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -43,6 +43,12 @@ pub(super) enum Command {
     /// seeds. Where two traces differ, the first event that does is printed. A seed that fails
     /// counts as a failure too.
     CheckDeterminism(RunArguments),
+    /// Breaks the rules of the protocol one by one, and looks whether a scenario notices.
+    ///
+    /// Builds itself anew with the broken rules in it, in a target folder of its own. Prints for each
+    /// rule from how many starts it was noticed, and after how many seeds; then runs the same seeds
+    /// with all rules in force.
+    Mutants(MutantsArguments),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -81,6 +87,39 @@ pub(super) struct ReplayArguments {
     /// Runs it with the faults, the number of nodes and the operations of a file that `shrink` saved.
     #[arg(long, value_name = "FILE", conflicts_with = "nodes")]
     pub(super) schedule: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct MutantsArguments {
+    /// Only this mutant; may be given several times. All where none is given
+    #[arg(long, value_name = "NAME")]
+    pub(super) mutant: Vec<String>,
+
+    /// From how many seeds, far from each other, each mutant is looked for
+    #[arg(long, value_name = "N", default_value = "10")]
+    pub(super) starts: NonZeroU64,
+
+    /// Minutes of processor time to look for one mutant from one start
+    #[arg(long, value_name = "MINUTES", default_value_t = 10.0)]
+    pub(super) minutes: f64,
+
+    /// How many run at the same time [default: one for each processor]
+    #[arg(long, short, value_name = "N")]
+    pub(super) jobs: Option<NonZeroUsize>,
+}
+
+#[cfg(not(smalti_mutants))]
+impl MutantsArguments {
+    /// The same, as words of a command line.
+    pub(super) fn as_command_line(&self) -> Vec<String> {
+        let mut words = vec![
+            format!("--starts={}", self.starts),
+            format!("--minutes={}", self.minutes),
+        ];
+        words.extend(self.jobs.map(|jobs| format!("--jobs={jobs}")));
+        words.extend(self.mutant.iter().map(|name| format!("--mutant={name}")));
+        words
+    }
 }
 
 #[derive(Clone, Debug, Args)]

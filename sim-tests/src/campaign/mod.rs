@@ -2,6 +2,7 @@
 
 mod arguments;
 mod determinism;
+mod mutants;
 mod output;
 mod processor_time;
 mod replay;
@@ -62,6 +63,7 @@ pub fn main(
         Command::Run(arguments) => run::run(&arguments, scenarios, out)?,
         Command::Replay(arguments) => replay::replay(&arguments, scenarios, out)?,
         Command::Shrink(arguments) => shrink::shrink(&arguments, scenarios, out)?,
+        Command::Mutants(arguments) => mutants::mutants(&arguments, scenarios, out)?,
         Command::CheckDeterminism(arguments) => determinism::check(&arguments, scenarios, out)?,
     };
     Ok(match result {
@@ -124,6 +126,9 @@ enum Misuse {
     },
     #[error("{}: {cause}", .file.display())]
     Schedule { file: PathBuf, cause: String },
+    /// The mutants cannot be built, run, or found.
+    #[error("mutants: {0}")]
+    Mutants(String),
 }
 
 /// The scenarios that `name` means: one, or all.

@@ -8,6 +8,12 @@ use std::str::FromStr;
 pub struct Seeds(Range<u64>);
 
 impl Seeds {
+    /// From 0 on so many, one at least.
+    #[cfg(smalti_mutants)]
+    pub(super) fn first_ones(count: u64) -> Self {
+        Self(0..count.max(1))
+    }
+
     /// How many there are.
     #[must_use]
     pub const fn count(&self) -> u64 {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use smalti_core::id::{GroupId, PeerId};
 use smalti_core::protocol::raft::{
-    AppendOutcome, CallOutcome, Config, Envelope, Event, Identity, Input, LeadershipPreference,
-    Member, Message, Output, Raft, ReadError, Rejection, StopReason, StorageError, Surroundings,
-    Verdict,
+    AppendOutcome, CallOutcome, Config, Envelope, Event, Identity, Incarnation, Input,
+    LeadershipPreference, Member, Message, Output, Raft, ReadError, Rejection, StopReason,
+    StorageError, Surroundings, Verdict,
 };
 use smalti_core::unique_id;
 use smalti_sim::NodeIndex;
@@ -73,7 +73,7 @@ pub(super) struct Setup {
 
 /// The environment.
 pub(super) struct Cluster {
-    setup: Setup,
+    pub(super) setup: Setup,
     network: Network,
     disks: Vec<Disk>,
     pub(super) watches: Vec<Watch>,
@@ -130,17 +130,27 @@ impl Cluster {
         live.collect()
     }
 
-    /// What can only be said once the run is over.
-    pub(super) fn close(&mut self) {
+    /// What can only be said once the run is over; the incarnations that `went_on` have had time to apply all
+    /// that they had committed.
+    pub(super) fn close(&mut self, went_on: &BTreeSet<Incarnation>) {
         for ack in std::mem::take(&mut self.unchecked) {
-            // Who crashed may have been the only one that had applied it.
+            // Who crashed may have been the only one that had applied it, in an incarnation that has ended.
             let command = self.clients.calls[ack.call.0 as usize].command;
             let life = self.ledger.find(&ack.version.incarnation);
-            if life.is_some_and(|life| life.effect_of(command.id).is_some()) {
+            let is_seen = life.is_some_and(|life| life.effect_of(command.id).is_some());
+            if is_seen || went_on.contains(&ack.version.incarnation) {
                 check_ack(&ack, &self.clients, &mut self.ledger);
             }
         }
         let lives = self.ledger.lives();
+        let all_went_on = lives.iter().all(|life| went_on.contains(&life.incarnation));
+        for call in &self.clients.calls {
+            let is_done = matches!(call.end, super::clients::End::OutputLost(_));
+            let id = call.command.id;
+            if is_done && all_went_on && !lives.iter().any(|life| life.effect_of(id).is_some()) {
+                panic!("{call:?} was acknowledged, and nobody has applied it");
+            }
+        }
         for life in lives {
             self.coverage.reach_times(rare::RESENT, life.resent());
         }
@@ -161,7 +171,7 @@ impl Cluster {
     }
 
     fn look(&mut self, ctx: &mut Ctx) {
-        self.network.look(ctx);
+        self.look_at_bonds(ctx);
         for node in (0..self.setup.nodes).map(NodeIndex) {
             if !ctx.is_up(node) {
                 continue;
@@ -172,6 +182,12 @@ impl Cluster {
                 ctx.deliver(node, Input::Surroundings(around));
             }
         }
+    }
+
+    fn look_at_bonds(&mut self, ctx: &mut Ctx) {
+        let watches = &self.watches;
+        let has_stopped = |node: NodeIndex| watches[node.0 as usize].stopped;
+        self.network.look(has_stopped, ctx);
     }
 
     /// What discovery tells `node`.
@@ -348,7 +364,7 @@ fn is_last_word(output: &Output) -> bool {
     match output {
         Output::Completed(_, outcome) => matches!(
             outcome,
-            CallOutcome::Rejected(Rejection::Stopped) | CallOutcome::Unknown
+            CallOutcome::Rejected(Rejection::Stopped) | CallOutcome::Unknown | CallOutcome::GivenUp
         ),
         Output::ReadFailed(_, error) => *error == ReadError::Stopped,
         _ => false,
@@ -466,7 +482,7 @@ impl Environment<Machine> for Cluster {
             | Fault::EndCut(..)
             | Fault::EndPartition(..)
             | Fault::RepairAll
-            | Fault::Restart(_) => self.network.look(ctx),
+            | Fault::Restart(_) => self.look_at_bonds(ctx),
             _ => {}
         }
     }

@@ -15,15 +15,21 @@ use super::clients::{Clients, End};
 use super::ledger::Ledger;
 use super::registers::{Command, CommandId, Operation};
 
-/// Judges the history of each incarnation. What nobody knows the outcome of belongs to those in which it
+/// Judges the history of each incarnation; where the log explains it, the checker is asked as well only if
+/// that is to be done `thoroughly`. What nobody knows the outcome of belongs to those in which it
 /// was seen to be applied.
 ///
 /// # Errors
 /// What in a history cannot be explained.
-pub(super) fn check(clients: &Clients, ledger: &Ledger) -> Result<(), String> {
+pub(super) fn check(clients: &Clients, ledger: &Ledger, thoroughly: bool) -> Result<(), String> {
     for (incarnation, accesses) in accesses(clients, ledger) {
         if let Err(cause) = follows_the_log(&accesses) {
             return Err(format!("{incarnation}: {cause}; {}", explain(&accesses)));
+        }
+        if thoroughly && let verdict @ Verdict::NotLinearizable(_) = judge(&accesses) {
+            return Err(format!(
+                "{incarnation}: the log explains all, but {verdict}"
+            ));
         }
     }
     Ok(())
@@ -132,6 +138,14 @@ fn follows_the_log(accesses: &[Access]) -> Result<(), String> {
 
 /// What the checker says of a history that the log does not explain.
 fn explain(accesses: &[Access]) -> String {
+    match judge(accesses) {
+        Verdict::Linearizable => "another order explains it".to_owned(),
+        verdict => verdict.to_string(),
+    }
+}
+
+/// What the checker says of a history, of which it does not see the log.
+fn judge(accesses: &[Access]) -> Verdict<Registers> {
     let mut history = History::new();
     // A node has several operations open at once: each is a client of its own, so that times alone tell
     // what came before what.
@@ -142,10 +156,7 @@ fn explain(accesses: &[Access]) -> String {
             history.returned(id, told, at);
         }
     }
-    match Checker::new(Registers).steps_max(STEPS_MAX).check(&history) {
-        Verdict::Linearizable => "another order explains it".to_owned(),
-        verdict => verdict.to_string(),
-    }
+    Checker::new(Registers).steps_max(STEPS_MAX).check(&history)
 }
 
 /// Steps of the search for each register.

@@ -196,8 +196,15 @@ impl Life {
             "nobody votes from {index} on"
         );
         let at = self.configurations.partition_point(|(at, _)| *at < index);
-        if at > 0 {
-            let before = &self.configurations[at - 1].1;
+        let before = at.checked_sub(1).map(|at| &self.configurations[at]);
+        // Where nobody was seen to have an entry in between, that may have been a step as well.
+        let is_next = |from: Index| {
+            let between = &self.committed[from.0 as usize..index.0 as usize];
+            between.iter().all(Option::is_some)
+        };
+        if let Some((from, before)) = before
+            && is_next(*from)
+        {
             let added = configuration.voters.difference(&before.voters).count();
             let removed: Vec<_> = before.voters.difference(&configuration.voters).collect();
             let one_to_three = before.voters.len() == 1 && added == 2 && removed.is_empty();

@@ -138,22 +138,24 @@ impl Network {
         }
     }
 
-    /// Looks which nodes reach each other: makes bonds and gives them up.
-    pub(super) fn look(&mut self, ctx: &mut Ctx) {
+    /// Looks which nodes reach each other: makes bonds and gives them up. A node whose machine has stopped
+    /// ends its bonds itself.
+    pub(super) fn look(&mut self, has_stopped: impl Fn(NodeIndex) -> bool, ctx: &mut Ctx) {
         for first in (0..self.nodes).map(NodeIndex) {
             for second in (first.0 + 1..self.nodes).map(NodeIndex) {
-                self.look_at(first, second, ctx);
+                let is_over = has_stopped(first) || has_stopped(second);
+                self.look_at(first, second, is_over, ctx);
                 self.release(first, second, ctx);
                 self.release(second, first, ctx);
             }
         }
     }
 
-    fn look_at(&mut self, first: NodeIndex, second: NodeIndex, ctx: &mut Ctx) {
+    fn look_at(&mut self, first: NodeIndex, second: NodeIndex, is_over: bool, ctx: &mut Ctx) {
         let now = ctx.now();
         let place = self.place(first, second).0;
         let is_cut = ctx.faults().is_cut(first, second) || ctx.faults().is_cut(second, first);
-        let reached = ctx.is_up(first) && ctx.is_up(second) && !is_cut;
+        let reached = ctx.is_up(first) && ctx.is_up(second) && !is_cut && !is_over;
         let pair = &mut self.pairs[place];
         if reached {
             pair.unreached_since = None;
@@ -174,7 +176,8 @@ impl Network {
             return;
         }
         let since = *pair.unreached_since.get_or_insert(now);
-        if now.since(since) < self.rules.idle_timeout {
+        let is_told = is_over && !is_cut;
+        if now.since(since) < self.rules.idle_timeout && !is_told {
             return;
         }
         for (node, other) in [(first, second), (second, first)] {

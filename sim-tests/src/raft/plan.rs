@@ -129,6 +129,16 @@ impl Plan {
         }
     }
 
+    /// The same, with a rule that all members break.
+    #[cfg(smalti_mutants)]
+    pub(super) fn with_mutant(
+        mut self,
+        mutant: Option<smalti_core::protocol::raft::Mutant>,
+    ) -> Self {
+        self.setup.config.mutant = mutant;
+        self
+    }
+
     pub(super) fn describe(&self) -> Vec<String> {
         vec![
             format!("{:?}", self.setup),

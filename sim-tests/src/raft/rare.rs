@@ -26,6 +26,8 @@ pub(super) const GAVE_UP: &str = "a command was given up and never applied";
 pub(super) const GAVE_UP_TOO_LATE: &str = "a command was given up and applied all the same";
 pub(super) const DUPLICATE: &str = "a command was in the log twice";
 pub(super) const RESENT: &str = "a command was in the log, refused there, and applied later";
+pub(super) const CAUGHT_IN_CHANGE: &str =
+    "a change of voters was under way when those that it needed were lost";
 pub(super) const LEFT_FOUNDING: &str = "a founding was left";
 pub(super) const LEFT_GROUP: &str = "a member left the group for good";
 pub(super) const FOUNDED_AGAIN: &str = "there was more than one incarnation";
@@ -60,6 +62,7 @@ pub(super) const ALL: &[&str] = &[
     GAVE_UP_TOO_LATE,
     DUPLICATE,
     RESENT,
+    CAUGHT_IN_CHANGE,
     LEFT_FOUNDING,
     LEFT_GROUP,
     FOUNDED_AGAIN,

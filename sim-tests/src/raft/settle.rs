@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use smalti_core::protocol::raft::{
-    CallId, Configuration, Incarnation, Index, LeadershipPreference, Member,
+    CallId, Configuration, FoundingRule, Incarnation, Index, LeadershipPreference, Member,
 };
 use smalti_sim::NodeIndex;
-use smalti_sim::faults::Fault;
+use smalti_sim::faults::{Fault, FaultEvent};
 use smalti_sim::rng::{below, chance};
 use smalti_sim::time::SimTime;
 
 use super::clients::End;
 use super::cluster::Group;
+use super::peers;
 use super::plan::quiet;
 use super::rare;
 
@@ -135,7 +136,13 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
                 let of = alive.get(voter);
                 of.is_some_and(|of| of.is_none_or(|of| of == incarnation))
             });
-            alive.count() >= configuration.majority()
+            // A broken member may be made a voter before its leader misses it.
+            let is_other = |node: &&NodeIndex| {
+                let mut voters = configuration.voters.iter();
+                !voters.any(|voter| peers::node(&voter.peer) == **node)
+            };
+            let voters = configuration.voters.len() + broken.iter().filter(is_other).count();
+            alive.count() > voters / 2
         };
         // What only a broken member goes by may still be on its way to others.
         let statuses = all
@@ -166,15 +173,16 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
     lives.collect()
 }
 
-/// Waits until every incarnation that can go on has gone on and its members agree.
+/// Waits until every incarnation that can go on has gone on and its members agree; which those are.
 pub(super) fn settled(
     world: &mut Group,
     broken: &BTreeSet<NodeIndex>,
     preferences: &[LeadershipPreference],
     rng: &mut ChaCha8Rng,
     measured: &mut Vec<String>,
-) -> Result<(), String> {
+) -> Result<BTreeSet<Incarnation>, String> {
     let limit = limit(world, preferences);
+    let mut went_on = BTreeSet::new();
     let healed = world.now();
     let mut living = lives(world, broken);
     if living.is_empty() {
@@ -184,9 +192,18 @@ pub(super) fn settled(
     for life in living {
         match life.outlook {
             Outlook::GoesOn => {
-                let taken = goes_on(world, &life, limit, rng)?;
+                let taken = match goes_on(world, &life, limit, rng) {
+                    Ok(taken) => taken,
+                    Err(_) if is_caught_in_a_change(world, &life, broken, healed) => {
+                        let (environment, _) = world.environment_mut();
+                        environment.coverage.reach(rare::CAUGHT_IN_CHANGE);
+                        continue;
+                    }
+                    Err(cause) => return Err(cause),
+                };
                 measured.push(format!("a write took {taken:?} after the last fault"));
                 converges(world, &life, broken, alone, limit)?;
+                went_on.insert(life.incarnation);
             }
             Outlook::Extinct => {
                 let (environment, _) = world.environment_mut();
@@ -200,7 +217,30 @@ pub(super) fn settled(
         "settled {:?} after the last fault",
         world.now().since(healed)
     ));
-    Ok(())
+    Ok(went_on)
+}
+
+/// Whether a leader has taken the vote from somebody that faults kept silent just before they ended, and
+/// those that stay broken are needed for the rest. A change is in force when it is appended, so nobody can
+/// go on then, though a majority of the voters before lives.
+fn is_caught_in_a_change(
+    world: &Group,
+    life: &Living,
+    broken: &BTreeSet<NodeIndex>,
+    healed: SimTime,
+) -> bool {
+    let config = world.environment().config();
+    let patience = config.heartbeat_interval * config.max_missed_heartbeats;
+    let patience = patience.max(config.election_timeout * 2) * 2;
+    let is_late = |event: &&FaultEvent| {
+        !matches!(event.fault, Fault::Links(_) | Fault::Drift(..))
+            && event.at < healed
+            && event.at + patience >= healed
+    };
+    let now = lives(world, broken);
+    let now = now.iter().find(|it| it.incarnation == life.incarnation);
+    now.is_some_and(|it| it.outlook != Outlook::GoesOn)
+        && world.recorded_faults().iter().any(|event| is_late(&event))
 }
 
 /// How long a write, and then agreement, may take.
@@ -215,7 +255,7 @@ fn limit(world: &Group, preferences: &[LeadershipPreference]) -> Duration {
     timeout * factor * TIMEOUTS
 }
 
-/// Nobody belongs to an incarnation: one is founded.
+/// Nobody belongs to an incarnation: one is founded, unless too few are left for it.
 fn founded(
     world: &mut Group,
     broken: &BTreeSet<NodeIndex>,
@@ -229,6 +269,19 @@ fn founded(
             return Ok(lives);
         }
         if world.now() >= by {
+            let environment = world.environment();
+            let live = environment.live(world.context()).into_iter();
+            let may_found = |node: &NodeIndex| {
+                let preference = environment.setup.preferences[node.0 as usize];
+                !environment.is_leaving(*node) && preference != LeadershipPreference::Observer
+            };
+            let expected = match environment.config().founding {
+                FoundingRule::Any => 1,
+                FoundingRule::Expect(expected) => expected as usize,
+            };
+            if live.filter(may_found).count() < expected {
+                return Ok(Vec::new());
+            }
             return Err(format!(
                 "nothing was founded {limit:?} after the last fault"
             ));
@@ -239,7 +292,15 @@ fn founded(
 
 /// Lets a member write something.
 fn write(world: &mut Group, life: &Living, rng: &mut ChaCha8Rng) -> CallId {
-    let node = life.members[below(rng, life.members.len() as u64) as usize];
+    let environment = world.environment();
+    let stays = |node: &NodeIndex| !environment.is_leaving(*node);
+    let stay: Vec<NodeIndex> = life.members.iter().copied().filter(stays).collect();
+    let members = if stay.is_empty() {
+        &life.members
+    } else {
+        &stay
+    };
+    let node = members[below(rng, members.len() as u64) as usize];
     let (environment, ctx) = world.environment_mut();
     environment.clients.write(node, 0, ctx)
 }
@@ -367,7 +428,7 @@ fn describe(world: &Group) -> String {
         let status = machine.status();
         let voters = status.configuration.voters.iter();
         let voters: Vec<String> = voters
-            .map(|voter| super::peers::node(&voter.peer).to_string())
+            .map(|voter| peers::node(&voter.peer).to_string())
             .collect();
         format!(
             "{node} {:?} term {} last {} commit {} of {} voters {}",

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use smalti_core::id::{Digest, GroupId, Instance, PeerId};
 use smalti_core::protocol::raft::{
     Batch, CommandsBuilder, Configuration, Entry, HardState, Incarnation, Index, Manifest, Member,
-    Payload, Position, Sequence, SessionId, StagedChunk, StoreImage, Term, Write,
+    Owner, Payload, Position, Sequence, SessionId, StagedChunk, StoreImage, Term, Write,
 };
 
 use crate::Contents;
@@ -186,7 +186,10 @@ impl Script {
         let payload = match self.rng.random_range(0..6) {
             0 => Payload::Blank,
             1 => Payload::Configuration(self.configuration()),
-            2 => Payload::Open(self.member()),
+            2 => Payload::Open(Owner {
+                member: self.member(),
+                boot: self.rng.random(),
+            }),
             _ => {
                 let mut commands = CommandsBuilder::default();
                 for _ in 0..self.rng.random_range(1..5) {

@@ -60,7 +60,8 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// Each interval is longer by a random part of this. Default: 150 ms.
     pub heartbeat_jitter: Duration,
-    /// A voter that was silent for so many heartbeat intervals may be demoted. Default: 10.
+    /// A voter that was silent for so many heartbeat intervals, and for two election timeouts at least, may
+    /// be demoted. Default: 10.
     pub max_missed_heartbeats: u32,
     /// The shortest time without a sign of a leader after which a voter stands for election. Default: 2 s.
     pub election_timeout: Duration,
@@ -89,7 +90,7 @@ pub struct Config {
     /// The rule that this member breaks.
     #[cfg(smalti_mutants)]
     #[serde(skip)]
-    pub mutant: Option<Mutant>,
+    pub mutant: Option<super::Mutant>,
 }
 
 impl Default for Config {
@@ -196,183 +197,4 @@ pub enum ConfigError {
         /// How many can vote.
         max_voters: u32,
     },
-}
-
-/// Whether the member breaks the rule of this [`Mutant`]. Never, and at no cost, in a normal build.
-macro_rules! mutant {
-    ($config:expr, $rule:ident) => {{
-        #[cfg(smalti_mutants)]
-        let breaks = $config.mutant == Some($crate::protocol::raft::Mutant::$rule);
-        #[cfg(not(smalti_mutants))]
-        let breaks = {
-            let _ = &$config;
-            false
-        };
-        breaks
-    }};
-}
-pub(super) use mutant;
-
-/// A deliberate bug, for the campaign to find: it shows that the simulator would notice the loss of the
-/// rule that the bug breaks. Compiled under `--cfg smalti_mutants` alone.
-#[cfg(smalti_mutants)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs)]
-pub enum Mutant {
-    VoteNotPersisted,
-    AckBeforeFsync,
-    CommitOldTermByCount,
-    NoBlankOnElection,
-    VoteForShorterLog,
-    ForgetVoteAtRestart,
-    StaleLeaderServesReads,
-    ReadIndexWithoutConfirmation,
-    ReadBeforeOwnTermCommitted,
-    ConfigurationBeforeOwnTermCommitted,
-    TwoConfigurationsAtOnce,
-    ConfigurationInForceOnCommit,
-    SnapshotOverNewerLog,
-    TruncateBelowCommit,
-    AppliedTwice,
-    GapAccepted,
-    SessionImplicit,
-    FetchedAcknowledged,
-    UncommittedServed,
-    IncarnationIgnored,
-    IncarnationWithoutFreshBytes,
-    InstanceIgnored,
-    LearnerCounted,
-    PromotedLearnerRefusesVote,
-    ThreeDemotedToTwo,
-    AbstainWhenBehind,
-    FailedSyncRetried,
-    NoPreviousTermCheck,
-    StaleVotesCounted,
-    SessionsLostInSnapshot,
-    CompactBeyondDurableSnapshot,
-}
-
-#[cfg(smalti_mutants)]
-impl Mutant {
-    /// All of them, with the rule that each breaks.
-    pub const ALL: &'static [(Self, &'static str)] = &[
-        (
-            Self::VoteNotPersisted,
-            "a vote is durable before it is sent",
-        ),
-        (
-            Self::AckBeforeFsync,
-            "entries are durable before they are acknowledged",
-        ),
-        (
-            Self::CommitOldTermByCount,
-            "only entries of the leader's own term are committed by counting",
-        ),
-        (
-            Self::NoBlankOnElection,
-            "a new leader appends an entry of its own term",
-        ),
-        (
-            Self::VoteForShorterLog,
-            "a vote goes only to a log at least as good as the voter's",
-        ),
-        (Self::ForgetVoteAtRestart, "a vote outlives a restart"),
-        (
-            Self::StaleLeaderServesReads,
-            "a strong read needs a majority that still follows the leader",
-        ),
-        (
-            Self::ReadIndexWithoutConfirmation,
-            "a read is confirmed by a round sent after it came",
-        ),
-        (
-            Self::ReadBeforeOwnTermCommitted,
-            "a new leader answers no read before an entry of its term has committed",
-        ),
-        (
-            Self::ConfigurationBeforeOwnTermCommitted,
-            "voters change only once an entry of the leader's term has committed",
-        ),
-        (
-            Self::TwoConfigurationsAtOnce,
-            "voters change only once the change before has committed",
-        ),
-        (
-            Self::ConfigurationInForceOnCommit,
-            "a change of voters is in force when it is appended",
-        ),
-        (
-            Self::SnapshotOverNewerLog,
-            "a snapshot at or below the commit index is ignored",
-        ),
-        (
-            Self::TruncateBelowCommit,
-            "nothing committed is ever cut from the log",
-        ),
-        (
-            Self::AppliedTwice,
-            "a command applied before is not applied again",
-        ),
-        (
-            Self::GapAccepted,
-            "a command is applied only after the one before it in its session",
-        ),
-        (
-            Self::SessionImplicit,
-            "a session is opened by its own entry alone",
-        ),
-        (
-            Self::FetchedAcknowledged,
-            "fetched entries do not count before the leader has checked them",
-        ),
-        (
-            Self::UncommittedServed,
-            "only committed entries are served to others",
-        ),
-        (
-            Self::IncarnationIgnored,
-            "messages of another incarnation are not processed",
-        ),
-        (
-            Self::IncarnationWithoutFreshBytes,
-            "each founding has fresh random bytes",
-        ),
-        (
-            Self::InstanceIgnored,
-            "votes and acknowledgements belong to one life of a peer",
-        ),
-        (Self::LearnerCounted, "only voters count"),
-        (
-            Self::PromotedLearnerRefusesVote,
-            "the candidate's configuration says who votes",
-        ),
-        (
-            Self::ThreeDemotedToTwo,
-            "a demotion leaves three voters or more",
-        ),
-        (
-            Self::AbstainWhenBehind,
-            "a voter behind the leader's log still grants its vote",
-        ),
-        (
-            Self::FailedSyncRetried,
-            "after a failed sync nothing is promised until a restart",
-        ),
-        (
-            Self::NoPreviousTermCheck,
-            "entries follow an entry of the same index and term",
-        ),
-        (
-            Self::StaleVotesCounted,
-            "votes of another term do not count",
-        ),
-        (
-            Self::SessionsLostInSnapshot,
-            "a snapshot holds the sessions",
-        ),
-        (
-            Self::CompactBeyondDurableSnapshot,
-            "the log is dropped only up to a durable snapshot",
-        ),
-    ];
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::config::{Config, LeadershipPreference, StorageClass, mutant};
+use super::config::{Config, LeadershipPreference, StorageClass};
 use super::configuration::Configuration;
 use super::disk::Disk;
 use super::election::Ballot;
@@ -17,6 +17,7 @@ use super::leading::Leading;
 use super::log::Log;
 use super::machine::Identity;
 use super::messages::{Envelope, Hello, Message};
+use super::mutants::mutant;
 use super::status::Role;
 use super::store::{HardState, Recovered};
 use super::types::{Incarnation, Index, Member, Position, Term};
@@ -48,6 +49,8 @@ pub(super) struct Peer {
     pub(super) incarnation: Option<Incarnation>,
     pub(super) preference: LeadershipPreference,
     pub(super) commit: Index,
+    /// The founding that it has left last.
+    pub(super) left: Option<Incarnation>,
     /// The greatest number under which it has said who it is.
     pub(super) ping: u64,
     /// The greatest number of ours that it has heard in its present life.
@@ -67,6 +70,7 @@ impl Peer {
             incarnation: None,
             preference: LeadershipPreference::Normal,
             commit: Index::ZERO,
+            left: None,
             ping: 0,
             pong: 0,
             hello_at: now,
@@ -102,6 +106,8 @@ pub(super) struct Core {
     pub(super) disk: Disk,
     /// The write that makes a founding of ours durable: nothing of it is said before.
     pub(super) founding_write: WriteId,
+    /// The founding that this run has left last: it can never be completed.
+    pub(super) left: Option<Incarnation>,
     /// It leaves for good; when it asks for that again.
     pub(super) leaving: Option<Instant>,
     /// Indexes found for reads of this node.
@@ -168,6 +174,7 @@ impl Core {
             surroundings: Surroundings::default(),
             disk: Disk::new(is_durable, last),
             founding_write: WriteId(0),
+            left: None,
             leaving: None,
             read_indexes: Vec::new(),
             was_voter: false,
@@ -373,11 +380,9 @@ impl Core {
     /// All that is due at some time, and why.
     pub(super) fn timeouts(&self) -> impl Iterator<Item = (Instant, &'static str)> {
         let hello = self.peers.values().map(|peer| peer.hello_at).min();
-        // A founder that nobody may know of yet sends nothing, and so moves no heartbeat.
-        let is_heard = self.disk.is_durable(self.founding_write);
         let (heartbeat, transfer, held) = match &self.state {
             State::Leader(leading) => (
-                is_heard.then_some(leading.heartbeat_at),
+                Some(leading.heartbeat_at),
                 leading.transfer.map(|transfer| transfer.until),
                 leading.held.map(|(_, until)| until),
             ),
@@ -499,6 +504,8 @@ impl Core {
             })
             .collect()
         };
+        #[cfg(smalti_mutants)]
+        let due = super::mutants::in_any_order(&self.config, due);
         for peer in due {
             self.say_hello(peer);
         }
@@ -519,6 +526,7 @@ impl Core {
             recovered: self.recovered,
             leader: self.leader.map(|leader| leader.peer),
             commit: self.commit,
+            left: self.left,
         };
         let envelope = Envelope {
             from: self.me.instance,
@@ -579,6 +587,7 @@ impl Core {
         peer.incarnation = envelope.incarnation;
         peer.preference = hello.preference;
         peer.commit = peer.commit.max(hello.commit);
+        peer.left = hello.left;
         peer.ping = hello.ping;
         peer.pong = peer.pong.max(pong);
         // It may have heard us over a bond before this one, and forgotten.
@@ -598,13 +607,15 @@ impl Core {
             if let Some(instance) = old_life {
                 leading.lost(Member { peer: id, instance }, last);
             }
-            if envelope.incarnation == self.incarnation {
+            let is_ours = envelope.incarnation == self.incarnation
+                || (envelope.incarnation.is_some() && mutant!(self.config, IncarnationIgnored));
+            if is_ours {
                 let member = Member {
                     peer: id,
                     instance: envelope.from,
                 };
-                let restarted = (is_same_life && is_new_boot).then_some(hello.recovered);
-                leading.joined(now, member, last, is_new_boot, restarted);
+                let (boot, recovered) = (envelope.boot, hello.recovered);
+                leading.joined(now, member, last, is_new_boot, boot, recovered);
             }
         }
         true

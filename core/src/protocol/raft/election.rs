@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::config::mutant;
 use super::core::{Core, State};
 use super::entry::Payload;
 use super::io::WriteId;
 use super::leading::Leading;
 use super::messages::{Candidacy, Message, Verdict};
+use super::mutants::mutant;
 use super::progress::Progress;
 use super::types::{Member, Term};
 use crate::id::PeerId;
@@ -235,11 +235,14 @@ impl Core {
     pub(super) fn lead(&mut self, now: Instant) {
         let mut leading = Leading::new(now, self.term);
         let last = self.last().index;
-        let bonded: Vec<Member> = self.bonded_members().map(|(member, _)| member).collect();
-        let voters = self.configuration().voters.iter().copied();
-        for member in voters.chain(bonded) {
+        let bonded = self.bonded_members();
+        let bonded: Vec<_> = bonded.map(|(member, peer)| (member, peer.boot)).collect();
+        let voters = self.configuration().voters.iter();
+        for (member, boot) in voters.map(|voter| (*voter, 0)).chain(bonded) {
             if member != self.me {
-                leading.progress.insert(member, Progress::new(now, last));
+                let mut progress = Progress::new(now, last);
+                progress.boot = boot;
+                leading.progress.insert(member, progress);
             }
         }
         leading.is_accepted = self.commit.0 > 0;

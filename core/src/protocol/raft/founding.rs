@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use rand::Rng;
 
-use super::config::{FoundingRule, LeadershipPreference, mutant};
+use super::config::{FoundingRule, LeadershipPreference};
 use super::core::{Core, State};
 use super::entry::{Entry, Payload};
 use super::io::Event;
 use super::log::Log;
 use super::messages::Message;
+use super::mutants::mutant;
 use super::types::{Charter, Incarnation, Index, Member, Position, Term};
 use crate::id::{Instance, PeerId};
 use crate::time::Instant;
@@ -312,8 +313,9 @@ impl Core {
             return;
         };
         match (self.incarnation, peer.incarnation) {
-            // A late node joins what is there, with a leader or without (schedule H14).
-            (None, Some(theirs)) => self.join(now, theirs),
+            // A late node joins what is there, with a leader or without (schedule H14); but not what it has
+            // left itself, which others may have joined on its word.
+            (None, Some(theirs)) if self.left != Some(theirs) => self.join(now, theirs),
             (Some(_), None) => {
                 let voter = peer.instance.map(|instance| Member { peer: id, instance });
                 if let (Some(voter), Some(charter)) = (voter, self.log.charter().cloned())
@@ -351,16 +353,29 @@ impl Core {
         entries.any(|entry| !entry.is_some_and(is_empty))
     }
 
-    /// Leaves a founding on proof that it can never be completed: so many of its voters hold another, or
-    /// are in another life, that the others are no majority. Only while nothing after it is known to be
-    /// committed: later it would drop what was acknowledged.
+    /// Leaves a founding that can never be completed: on proof, or because a member that had the proof says
+    /// so. Only while nothing after it is known to be committed: later it would drop what was acknowledged.
     fn leave_founding_if_void(&mut self, now: Instant) {
         // Entries that carry nothing of anybody's may go with it.
-        if self.commit > Index(1) || self.has_data() {
+        if self.incarnation.is_none() || self.commit > Index(1) || self.has_data() {
             return;
         }
+        // Whoever has joined it without an entry cannot judge. Without this, those who have left it would
+        // find it advertised by those who joined it on their word, and nobody could ever found again.
+        let is_told = self
+            .peers
+            .values()
+            .any(|peer| peer.left == self.incarnation);
+        if is_told || self.is_founding_void() {
+            self.leave_founding(now);
+        }
+    }
+
+    /// Whether so many of the founding's voters hold another, or are in another life, that the others are no
+    /// majority.
+    fn is_founding_void(&self) -> bool {
         let Some(charter) = self.log.charter() else {
-            return;
+            return false;
         };
         let is_gone = |voter: &&Member| {
             let Some(peer) = self.peers.get(&voter.peer) else {
@@ -385,13 +400,15 @@ impl Core {
             0 | 1 => listed / 2 + 1,
             expected => expected as usize,
         };
-        if listed - gone >= needed || gone == 0 {
-            return;
-        }
+        gone > 0 && listed - gone < needed
+    }
+
+    fn leave_founding(&mut self, now: Instant) {
         if let Some(left) = self.incarnation.take() {
             // A fresh instance, in the same write: what the one before has promised stays true for ever,
             // so that proofs do not age (schedules A-ii, A-iii).
             self.me.instance = Instance::from_rng(&mut self.rng);
+            self.left = Some(left);
             self.term = Term::ZERO;
             self.vote = None;
             self.log = Log::default();

@@ -58,23 +58,29 @@ impl Leading {
         }
     }
 
-    /// A member of our incarnation has said who it is; our log ends at `last`. `restarted`: the same life
-    /// goes on from a store whose log went that far.
+    /// A member of our incarnation has said who it is; our log ends at `last`. `boot`: how often its store
+    /// was opened, and `recovered`: how far its log went then.
     pub(super) fn joined(
         &mut self,
         now: Instant,
         member: Member,
         last: Index,
         is_new: bool,
-        restarted: Option<Index>,
+        boot: u64,
+        recovered: Index,
     ) {
         let progress = self
             .progress
             .entry(member)
             .or_insert_with(|| Progress::new(now, last));
-        // One that restarts with less than it had acknowledged was set back, and what was counted on it may
-        // be gone.
-        progress.is_suspect |= restarted.is_some_and(|recovered| recovered < progress.matched);
+        // One that restarts with less than it had acknowledged, or from before its last start, was set back,
+        // and what was counted on it may be gone.
+        if boot != progress.boot {
+            if boot < progress.boot || recovered < progress.matched {
+                progress.set_back();
+            }
+            progress.boot = boot;
+        }
         if is_new {
             progress.reconnected(last);
         }
@@ -92,7 +98,7 @@ impl Leading {
     /// The store of a member was set back.
     pub(super) fn suspect(&mut self, member: Member) {
         if let Some(progress) = self.progress.get_mut(&member) {
-            progress.is_suspect = true;
+            progress.set_back();
         }
     }
 }

@@ -7,11 +7,12 @@ use rand_chacha::ChaCha8Rng;
 use super::asking::Asking;
 use super::catch_up::{CatchUp, Gained, Gap, LogView, SnapshotShelf, fetch};
 use super::client::Client;
-use super::config::{Config, LeadershipPreference, mutant};
+use super::config::{Config, LeadershipPreference};
 use super::core::Core;
 use super::entry::{Batch, Entry, Owner, Payload};
 use super::io::{CallId, CallOutcome, Event, Input, Output, ReadId, StopReason, WriteId};
 use super::messages::{Envelope, Message};
+use super::mutants::mutant;
 use super::reads::Reader;
 use super::replica::Replica;
 use super::saving::Saving;
@@ -317,7 +318,9 @@ impl<S: StateMachine> Raft<S> {
                     term,
                     index: self.core.commit,
                 };
-                catch_up.advance(now, position);
+                if !mutant!(self.core.config, SnapshotOverNewerLog) {
+                    catch_up.advance(now, position);
+                }
             }
             return;
         }
@@ -391,6 +394,11 @@ impl<S: StateMachine> Raft<S> {
         let follows = entries
             .first()
             .is_some_and(|first| first.index <= self.core.last().index.next());
+        // What was committed in a later term shows that there is one.
+        let term = entries.last().map_or(self.core.term, |entry| entry.term);
+        if follows && term > self.core.term {
+            self.core.follow(self.now, term, None);
+        }
         if follows && self.core.put(entries) {
             self.core.commit = self.core.commit.max(last);
         }
@@ -410,6 +418,9 @@ impl<S: StateMachine> Raft<S> {
         if let Err(error) = self.replica.install(&snapshot) {
             core.stop(StopReason::Snapshot(error.0));
             return;
+        }
+        if position.term > core.term {
+            core.follow(now, position.term, None);
         }
         // What follows an entry that both have is the same up to it and may be acknowledged already.
         let keeps_log = core.log.has(position);

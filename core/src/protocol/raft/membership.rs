@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use super::config::{LeadershipPreference, mutant};
+use super::config::LeadershipPreference;
 use super::configuration::Configuration;
 use super::core::{Core, State};
 use super::entry::Payload;
 use super::io::StopReason;
 use super::leading::Transfer;
 use super::messages::Message;
+use super::mutants::mutant;
 use super::types::Member;
 use crate::time::{Duration, Instant};
 
@@ -65,6 +66,7 @@ impl Core {
     fn note_who_keeps_up(&mut self, now: Instant) {
         let last = self.log.last().index;
         let timeout = self.config.election_timeout;
+        let is_settled = self.log.configured_at() <= self.commit;
         let voters = self.configuration().clone();
         let State::Leader(leading) = &mut self.state else {
             return;
@@ -78,8 +80,14 @@ impl Core {
             });
             is_here || voters.is_voter(member)
         });
-        for progress in leading.progress.values_mut() {
-            let keeps_up = progress.matched.0 + LAG_MAX >= last.0
+        for (member, progress) in &mut leading.progress {
+            // Once the others have committed that it votes no longer, nothing rests on what it had
+            // acknowledged.
+            progress.is_suspect &= voters.is_voter(member) || !is_settled;
+            let peer = peers.get(&member.peer);
+            let is_bonded = peer.is_some_and(|peer| peer.instance == Some(member.instance));
+            let keeps_up = is_bonded
+                && progress.matched.0 + LAG_MAX >= last.0
                 && progress.matched.0 > 0
                 && now.since(progress.heard_at) < timeout;
             if !keeps_up {
@@ -122,8 +130,9 @@ impl Core {
             .find(|leaver| voters.contains(leaver))
         {
             let remaining = voters.iter().filter(|voter| *voter != leaver);
-            return (count > 1 && self.most_keep_up(now, remaining.copied()))
-                .then_some(Change::Remove(*leaver));
+            if count > 1 && self.most_keep_up(now, remaining.copied()) {
+                return Some(Change::Remove(*leaver));
+            }
         }
 
         let silent: Vec<Member> = self.silent_voters(now);
@@ -168,7 +177,11 @@ impl Core {
         let State::Leader(leading) = &self.state else {
             return Vec::new();
         };
+        // Never shorter than twice the time within which those that stay must have been heard. They were then
+        // heard an election timeout after the silent one: it was silent when they were not, and is not
+        // merely the first that a leader misses that no longer hears anybody.
         let patience = self.config.heartbeat_interval * self.config.max_missed_heartbeats;
+        let patience = patience.max(2 * self.config.election_timeout);
         let kept_from = self.log.kept_from();
         let is_silent = |voter: &&Member| {
             let Some(progress) = leading.progress.get(voter) else {
@@ -242,6 +255,10 @@ impl Core {
     /// How long a member must keep up before it votes: longer each time it was demoted, so that one that
     /// comes and goes does not change the voters for ever (schedule H16).
     fn probation(&self, configuration: &Configuration, member: &Member) -> Duration {
+        if mutant!(self.config, ConfigurationBeforeOwnTermCommitted) {
+            // With the wait, an entry of the leader's term has always been committed before.
+            return Duration::ZERO;
+        }
         let demotions = configuration.demotions.get(&member.peer).copied();
         let doublings = 1u32 << demotions.unwrap_or(0).min(16);
         let probation = self.config.election_timeout.saturating_mul(2 * doublings);

@@ -164,6 +164,8 @@ pub struct Hello {
     pub leader: Option<PeerId>,
     /// How far it knows the log of its incarnation to be committed.
     pub commit: Index,
+    /// The founding that it has left last: it can never be completed.
+    pub left: Option<Incarnation>,
 }
 
 /// A candidacy.

@@ -20,6 +20,7 @@ mod machine;
 mod membership;
 mod memory;
 mod messages;
+mod mutants;
 mod outline;
 mod progress;
 mod reads;
@@ -34,8 +35,6 @@ mod store;
 mod test_samples;
 mod types;
 
-#[cfg(smalti_mutants)]
-pub use config::Mutant;
 pub use config::{
     Config, ConfigError, FoundingRule, LeadershipPreference, StorageClass, VOTERS_MAX,
 };
@@ -52,6 +51,8 @@ pub use memory::{InMemoryStorage, StoreImage};
 pub use messages::{
     Append, AppendOutcome, AppendReply, Candidacy, Envelope, Hello, Message, Verdict,
 };
+#[cfg(smalti_mutants)]
+pub use mutants::Mutant;
 pub use outline::Outline;
 pub use state::{ApplyContext, FrozenState, RestoreError, StateMachine};
 pub use status::{Role, Status};

@@ -42,6 +42,8 @@ pub(super) struct Progress {
     pub(super) kept_up_since: Option<Instant>,
     /// The commit index it was last told.
     pub(super) told_commit: Index,
+    /// How often its store had been opened when it was last heard of.
+    pub(super) boot: u64,
     /// Its store was set back: what it acknowledged may be gone, so nothing that it says counts.
     pub(super) is_suspect: bool,
 }
@@ -58,6 +60,7 @@ impl Progress {
             heard_at: now,
             kept_up_since: None,
             told_commit: Index::ZERO,
+            boot: 0,
             is_suspect: false,
         }
     }
@@ -72,6 +75,13 @@ impl Progress {
             last.next()
         };
         self.pace = Pace::Probe { sent: false };
+    }
+
+    /// The member has less than it had acknowledged: nothing that it says counts any more, and where its
+    /// log agrees is to be found out anew.
+    pub(super) fn set_back(&mut self) {
+        self.is_suspect = true;
+        self.matched = Index::ZERO;
     }
 
     /// Whether entries may be sent now.
@@ -122,18 +132,21 @@ impl Progress {
     pub(super) fn refused(&mut self, refused: Index, agree: Index, catching_up: bool) -> bool {
         let is_stale = match self.pace {
             Pace::Probe { .. } => refused.next() != self.next && !catching_up,
-            Pace::Replicate => refused <= self.matched,
-            Pace::CatchingUp => false,
+            Pace::Replicate | Pace::CatchingUp => false,
         };
-        if is_stale {
+        // A member that denies what it has acknowledged is not sent the same again at once, and for ever.
+        if is_stale || refused <= self.matched {
             return false;
         }
-        self.next = agree.next().max(self.matched.next());
+        let next = agree.next().max(self.matched.next());
+        // The same probe would be refused again, and each refusal would bring the next one at once.
+        let is_same = matches!(self.pace, Pace::Probe { .. }) && next == self.next;
+        self.next = next;
         self.in_flight.clear();
         self.pace = if catching_up {
             Pace::CatchingUp
         } else {
-            Pace::Probe { sent: false }
+            Pace::Probe { sent: is_same }
         };
         true
     }
@@ -183,6 +196,16 @@ mod tests {
         }
         assert!(!progress.may_send());
         progress.matched(Index(12));
+        assert!(progress.may_send());
+    }
+
+    #[test]
+    fn a_refusal_that_leads_nowhere_waits_for_the_next_heartbeat() {
+        let mut progress = progress();
+        progress.sent(Index(10));
+        progress.refused(Index(10), Index(10), false);
+        assert!(!progress.may_send());
+        progress.heartbeat();
         assert!(progress.may_send());
     }
 

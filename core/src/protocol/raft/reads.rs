@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use super::config::mutant;
 use super::core::{Core, State};
 use super::messages::Message;
+use super::mutants::mutant;
 use super::types::{Index, Member};
 
 /// Reads that wait at a leader, at most; more are dropped, and asked again by those who want them.

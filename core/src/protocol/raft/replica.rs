@@ -8,9 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::config::{Config, mutant};
+use super::config::Config;
 use super::configuration::Configuration;
 use super::entry::{Batch, Entry, Owner, Payload, SessionId};
+use super::mutants::mutant;
 use super::sessions::{Outcome, Session, Sessions};
 use super::state::{ApplyContext, FrozenState, RestoreError, StateMachine};
 use super::store::{Manifest, Snapshot};

@@ -1,9 +1,10 @@
 //! Replication: what a leader sends, what a follower makes of it, and what is committed.
 
-use super::config::{FoundingRule, mutant};
+use super::config::FoundingRule;
 use super::core::{Core, State};
 use super::io::StopReason;
 use super::messages::{Append, AppendOutcome, AppendReply, Message};
+use super::mutants::mutant;
 use super::progress::Pace;
 use super::types::{Index, Member, Position};
 use crate::time::Instant;
@@ -45,7 +46,9 @@ impl Core {
         for (member, progress) in &mut leading.progress {
             let peer = self.peers.get(&member.peer);
             let Some(peer) = peer.filter(|peer| {
-                peer.instance == Some(member.instance) && peer.incarnation == self.incarnation
+                let is_ours = peer.incarnation == self.incarnation
+                    || mutant!(self.config, IncarnationIgnored);
+                peer.instance == Some(member.instance) && is_ours
             }) else {
                 continue;
             };
@@ -281,7 +284,10 @@ impl Core {
         self.leader_heard_at = Some(now);
         self.await_leader(now);
         let round = append.round;
-        let is_gap = append.kept_from > self.last().index.next()
+        // Where the logs differ at the last entry that the leader does not keep any more, it has nothing
+        // that could be compared below.
+        let is_gap = append.kept_from > append.previous.index
+            || append.kept_from > self.last().index.next()
             || append.previous.index.0 > self.last().index.0 + CATCH_UP_ENTRIES;
         let outcome = self.take(append);
         let outcome = match outcome {
@@ -350,6 +356,12 @@ impl Core {
         if !self.put(entries) {
             return None;
         }
+        if mutant!(self.config, TruncateBelowCommit) && end < self.last().index && end >= base.index
+        {
+            // As if what this append does not have were not in the leader's log either.
+            self.log.truncate_from(end.next());
+            self.commit = self.commit.min(end);
+        }
         // Up to the end of this append the leader has the same; above may lie entries of an older leader.
         self.commit = self.commit.max(commit.min(end));
         if mutant!(self.config, FetchedAcknowledged) {
@@ -367,7 +379,7 @@ impl Core {
             }
             if entry.index <= self.last().index {
                 // What is committed never changes: whoever says otherwise leads no log of ours.
-                if entry.index <= self.commit && !mutant!(self.config, TruncateBelowCommit) {
+                if entry.index <= self.commit {
                     return false;
                 }
                 self.log.truncate_from(entry.index);

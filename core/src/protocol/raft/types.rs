@@ -150,6 +150,12 @@ impl Charter {
             parts.push(voter.peer.as_bytes());
             parts.push(voter.instance.as_bytes());
         }
+        // Instances are fresh as well: the deliberate bug has neither.
+        #[cfg(smalti_mutants)]
+        if self.nonce == [0; 32] {
+            let peers = self.voters.iter().map(|voter| &voter.peer.as_bytes()[..]);
+            parts = peers.collect();
+        }
         if let Some(parent) = &self.parent {
             parts.push(parent.0.as_bytes());
         }

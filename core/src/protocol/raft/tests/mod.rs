@@ -1,2 +1,3 @@
 mod hostile;
+mod regressions;
 mod smoke;

@@ -10,8 +10,8 @@ use crate::protocol::Machine;
 use crate::time::{Duration, Instant};
 
 #[derive(Default)]
-struct List(Vec<Bytes>);
-struct FrozenList(Vec<Bytes>);
+pub(super) struct List(Vec<Bytes>);
+pub(super) struct FrozenList(Vec<Bytes>);
 
 impl StateMachine for List {
     type Frozen = FrozenList;
@@ -36,22 +36,22 @@ impl FrozenState for FrozenList {
     }
 }
 
-struct Cluster {
-    now: Instant,
-    nodes: Vec<Option<Raft<List>>>,
+pub(super) struct Cluster {
+    pub(super) now: Instant,
+    pub(super) nodes: Vec<Option<Raft<List>>>,
     wire: VecDeque<(usize, usize, Envelope)>,
-    done: Vec<(usize, CallId, CallOutcome)>,
+    pub(super) done: Vec<(usize, CallId, CallOutcome)>,
     reads: Vec<(usize, ReadId)>,
-    cut: Vec<(usize, usize)>,
+    pub(super) cut: Vec<(usize, usize)>,
     config: Config,
 }
 
-fn peer(n: usize) -> PeerId {
+pub(super) fn peer(n: usize) -> PeerId {
     PeerId::from_bytes([n as u8 + 1; 32])
 }
 
 impl Cluster {
-    fn new(count: usize, config: Config) -> Self {
+    pub(super) fn new(count: usize, config: Config) -> Self {
         let mut cluster = Self {
             now: Instant::ZERO,
             nodes: Vec::new(),
@@ -67,7 +67,10 @@ impl Cluster {
         }
         cluster
     }
-    fn start(&mut self, n: usize, seed: u64) {
+    pub(super) fn start(&mut self, n: usize, seed: u64) {
+        self.start_with(n, seed, None);
+    }
+    pub(super) fn start_with(&mut self, n: usize, seed: u64, recovered: Option<Recovered>) {
         let identity = Identity {
             group: GroupId::named("test"),
             peer: peer(n),
@@ -77,7 +80,7 @@ impl Cluster {
             self.now,
             identity,
             self.config.clone(),
-            None,
+            recovered,
             List::default(),
             ChaCha8Rng::seed_from_u64(seed),
         )
@@ -90,23 +93,26 @@ impl Cluster {
             }
         }
     }
-    fn input(&mut self, n: usize, input: Input) {
+    pub(super) fn input(&mut self, n: usize, input: Input) {
         let now = self.now;
         self.nodes[n].as_mut().unwrap().handle(now, input);
         self.drain(n);
     }
-    fn drain(&mut self, n: usize) {
+    pub(super) fn drain(&mut self, n: usize) {
         let mut persisted = Vec::new();
+        let mut has_stopped = false;
         let node = self.nodes[n].as_mut().unwrap();
         while let Some(output) = node.poll_output() {
             match output {
                 Output::Send(to, envelope) => {
+                    assert!(!has_stopped, "a member that has stopped sends {envelope:?}");
                     let to = (0..9).find(|i| peer(*i) == to).unwrap();
                     self.wire.push_back((n, to, envelope));
                 }
                 Output::Persist(id, _) => persisted.push(id),
                 Output::Completed(call, outcome) => self.done.push((n, call, outcome)),
                 Output::ReadReady(id, _) => self.reads.push((n, id)),
+                Output::Stopped(_) => has_stopped = true,
                 _ => {}
             }
         }
@@ -115,7 +121,7 @@ impl Cluster {
             self.input(n, Input::Persisted(id));
         }
     }
-    fn run(&mut self, time: Duration) {
+    pub(super) fn run(&mut self, time: Duration) {
         let until = self.now + time;
         loop {
             while let Some((from, to, envelope)) = self.wire.pop_front() {
@@ -141,14 +147,14 @@ impl Cluster {
         }
         self.now = until;
     }
-    fn leader(&self) -> Option<usize> {
+    pub(super) fn leader(&self) -> Option<usize> {
         (0..self.nodes.len()).find(|n| {
             self.nodes[*n]
                 .as_ref()
                 .is_some_and(|node| node.status().role == Role::Leader)
         })
     }
-    fn list(&self, n: usize) -> Vec<Bytes> {
+    pub(super) fn list(&self, n: usize) -> Vec<Bytes> {
         self.nodes[n].as_ref().unwrap().state().0.clone()
     }
 }

@@ -1,0 +1,351 @@
+//! Messages, entries, writes and events as short lines.
+
+use bytes::Bytes;
+use smalti_core::protocol::raft::{
+    Append, AppendOutcome, AppendReply, CallOutcome, Candidacy, Entry, Event, Index, Member,
+    Message, Payload, Status, Verdict, Write,
+};
+
+use crate::names::{Names, position};
+
+/// What a rule or a command calls the kind of a message.
+pub(crate) const fn kind(message: &Message) -> &'static str {
+    match message {
+        Message::Hello(_) => "hello",
+        Message::PreVote(_) => "prevote",
+        Message::RequestVote(_) => "vote",
+        Message::VoteReply { pre: true, .. } => "prevoted",
+        Message::VoteReply { .. } => "voted",
+        Message::Append(_) => "append",
+        Message::AppendReply(_) => "acked",
+        Message::TimeoutNow { .. } => "timeoutnow",
+        Message::Forward { .. } => "forward",
+        Message::OpenSession => "open",
+        Message::NotLeader { .. } => "notleader",
+        Message::ReadIndex { .. } => "readindex",
+        Message::ReadIndexReply { .. } => "readreply",
+        Message::Leave => "leave",
+        Message::Fetch { .. } => "fetch",
+        Message::Fetched { .. } => "fetched",
+        Message::Gone { .. } => "gone",
+        Message::FetchManifest => "fetchmanifest",
+        Message::Manifest(_) => "manifest",
+        Message::FetchChunk { .. } => "fetchchunk",
+        Message::Chunk { .. } => "chunk",
+        Message::Invite { .. } => "invite",
+        Message::Promise { .. } => "promise",
+        Message::Founding(_) => "founding",
+    }
+}
+
+/// All kinds, for whoever reads commands.
+pub(crate) const KINDS: [&str; 24] = [
+    "hello",
+    "prevote",
+    "vote",
+    "prevoted",
+    "voted",
+    "append",
+    "acked",
+    "timeoutnow",
+    "forward",
+    "open",
+    "notleader",
+    "readindex",
+    "readreply",
+    "leave",
+    "fetch",
+    "fetched",
+    "gone",
+    "fetchmanifest",
+    "manifest",
+    "fetchchunk",
+    "chunk",
+    "invite",
+    "promise",
+    "founding",
+];
+
+impl Names {
+    fn optional(&self, member: Option<&Member>) -> String {
+        member.map_or_else(|| "nobody".to_owned(), |member| self.member(member))
+    }
+
+    /// A message.
+    pub(crate) fn message(&mut self, message: &Message) -> String {
+        let kind = kind(message);
+        match message {
+            Message::Hello(hello) => format!(
+                "{kind} ping {} pong {} commit {} recovered {}",
+                hello.ping, hello.pong, hello.commit, hello.recovered
+            ),
+            Message::PreVote(candidacy) | Message::RequestVote(candidacy) => {
+                format!("{kind} {}", self::candidacy(*candidacy))
+            }
+            Message::VoteReply {
+                term,
+                seen,
+                verdict,
+                ..
+            } => {
+                let verdict = match verdict {
+                    Verdict::Granted => "granted",
+                    Verdict::Refused => "refused",
+                    Verdict::Abstained => "abstained",
+                };
+                let seen = if seen == term {
+                    String::new()
+                } else {
+                    format!(" seen t{seen}")
+                };
+                format!("{kind} t{term} {verdict}{seen}")
+            }
+            Message::Append(append) => self.append(append),
+            Message::AppendReply(reply) => acked(*reply),
+            Message::TimeoutNow { term } => format!("{kind} t{term}"),
+            Message::Forward { batches } => {
+                let batches: Vec<_> = batches
+                    .iter()
+                    .map(|batch| {
+                        let commands = commands(batch.commands.iter());
+                        format!("s{} from {} {commands}", batch.session.0, batch.first)
+                    })
+                    .collect();
+                format!("{kind} {}", batches.join(", "))
+            }
+            Message::NotLeader { term, leader } => {
+                format!("{kind} t{term} leader {}", self.optional(leader.as_ref()))
+            }
+            Message::ReadIndex { id } => format!("{kind} {id}"),
+            Message::ReadIndexReply { id, index } => format!("{kind} {id} at {index}"),
+            Message::Fetch { first, last } => format!("{kind} {first}..{last}"),
+            Message::Fetched {
+                entries, commit, ..
+            } => format!("{kind} [{}] commit {commit}", self.entries(entries)),
+            Message::Gone {
+                first,
+                kept_from,
+                commit,
+            } => format!("{kind} {first} kept from {kept_from} commit {commit}"),
+            Message::Manifest(manifest) => match manifest {
+                None => format!("{kind} none"),
+                Some(manifest) => format!(
+                    "{kind} {} of {} chunks",
+                    position(manifest.position),
+                    manifest.chunks.len()
+                ),
+            },
+            Message::FetchChunk {
+                position: at,
+                number,
+            } => {
+                format!("{kind} {number} of {}", position(*at))
+            }
+            Message::Chunk {
+                position: at,
+                number,
+                bytes,
+            } => {
+                let none = if bytes.is_none() { " none" } else { "" };
+                format!("{kind} {number} of {}{none}", position(*at))
+            }
+            Message::Invite { voters, .. } => format!("{kind} {}", self.members(voters)),
+            Message::Founding(charter) => format!(
+                "{kind} {} by {}: {}",
+                self.incarnation(Some(&charter.incarnation())),
+                self.member(&charter.founder),
+                self.members(&charter.voters)
+            ),
+            Message::OpenSession
+            | Message::Leave
+            | Message::FetchManifest
+            | Message::Promise { .. } => kind.to_owned(),
+        }
+    }
+
+    fn append(&mut self, append: &Append) -> String {
+        let entries = if append.entries.is_empty() {
+            String::new()
+        } else {
+            format!(" [{}]", self.entries(&append.entries))
+        };
+        let kept_from = if append.kept_from == Index(1) {
+            String::new()
+        } else {
+            format!(" kept from {}", append.kept_from)
+        };
+        format!(
+            "append t{} prev {}{entries} commit {}{kept_from} round {}",
+            append.term,
+            position(append.previous),
+            append.commit,
+            append.round
+        )
+    }
+
+    /// Entries: all of them where they are few.
+    pub(crate) fn entries(&mut self, entries: &[Entry]) -> String {
+        const FEW: usize = 8;
+        match entries {
+            [first, .., last] if entries.len() > FEW => format!(
+                "{}..{}",
+                position(first.position()),
+                position(last.position())
+            ),
+            _ => {
+                let entries: Vec<_> = entries.iter().map(|entry| self.entry(entry)).collect();
+                entries.join(", ")
+            }
+        }
+    }
+
+    /// An entry.
+    pub(crate) fn entry(&mut self, entry: &Entry) -> String {
+        let payload = match &entry.payload {
+            Payload::Founding(charter) => {
+                let incarnation = self.incarnation(Some(&charter.incarnation()));
+                format!("founding {incarnation}")
+            }
+            Payload::Blank => "blank".to_owned(),
+            Payload::Configuration(configuration) => {
+                format!("voters {}", self.members(&configuration.voters))
+            }
+            Payload::Open(owner) => format!("open {}", self.member(&owner.member)),
+            Payload::Commands(batch) => {
+                let commands = commands(batch.commands.iter());
+                format!("s{} from {} {commands}", batch.session.0, batch.first)
+            }
+            Payload::SnapshotPoint => "snapshot point".to_owned(),
+        };
+        format!("{} {payload}", position(entry.position()))
+    }
+
+    /// A write.
+    pub(crate) fn write(&mut self, write: &Write) -> String {
+        let mut parts = Vec::new();
+        if write.reset {
+            parts.push("reset".to_owned());
+        }
+        if let Some(hard) = &write.hard_state {
+            let incarnation = self.incarnation(hard.incarnation.as_ref());
+            let vote = self.optional(hard.vote.as_ref());
+            parts.push(format!("{incarnation} t{} vote {vote}", hard.term));
+        }
+        if let Some(chunk) = &write.staged {
+            parts.push(format!(
+                "chunk {} of {}",
+                chunk.number,
+                position(chunk.position)
+            ));
+        }
+        if let Some(manifest) = &write.snapshot {
+            parts.push(format!("snapshot {}", position(manifest.position)));
+        }
+        if write.drop_log {
+            parts.push("drop log".to_owned());
+        }
+        if let Some(through) = write.compact_through {
+            parts.push(format!("compact through {through}"));
+        }
+        if !write.entries.is_empty() {
+            parts.push(format!("[{}]", self.entries(&write.entries)));
+        }
+        parts.join(", ")
+    }
+
+    /// An event.
+    pub(crate) fn event(&mut self, event: &Event) -> String {
+        match event {
+            Event::Joined(incarnation) => format!("joins {}", self.incarnation(Some(incarnation))),
+            Event::LeftFounding(incarnation) => {
+                format!("leaves founding {}", self.incarnation(Some(incarnation)))
+            }
+            Event::Leader(term, leader) => {
+                format!("follows {} in t{term}", self.optional(leader.as_ref()))
+            }
+            Event::Committed(index) => format!("commits {index}"),
+            Event::Restored(index) => format!("restores {index}"),
+            Event::Voting(true) => "votes".to_owned(),
+            Event::Voting(false) => "votes no longer".to_owned(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    /// How a call ended.
+    pub(crate) fn outcome(&mut self, outcome: &CallOutcome) -> String {
+        match outcome {
+            CallOutcome::Applied { version, output } => format!(
+                "applied at {} of {}: {}",
+                version.index,
+                self.incarnation(Some(&version.incarnation)),
+                text(output)
+            ),
+            CallOutcome::OutputLost { .. } => "applied, output lost".to_owned(),
+            CallOutcome::GivenUp => "given up".to_owned(),
+            CallOutcome::Rejected(rejection) => format!("rejected: {rejection}"),
+            CallOutcome::Unknown => "unknown".to_owned(),
+        }
+    }
+
+    /// Where a member stands.
+    pub(crate) fn status(&mut self, status: &Status<'_>) -> String {
+        let incarnation = self.incarnation(status.incarnation.as_ref());
+        format!(
+            "{} {:?} of {incarnation} in t{}, follows {}, last {}, commit {}, applied {}, kept from {}, voters {}",
+            self.member(&status.me),
+            status.role,
+            status.term,
+            self.optional(status.leader.as_ref()),
+            position(status.last),
+            status.commit,
+            status.applied,
+            status.kept_from,
+            self.members(&status.configuration.voters)
+        )
+    }
+}
+
+fn candidacy(candidacy: Candidacy) -> String {
+    let transfer = if candidacy.transfer { " transfer" } else { "" };
+    format!(
+        "t{} last {}{transfer}",
+        candidacy.term,
+        position(candidacy.last)
+    )
+}
+
+fn acked(reply: AppendReply) -> String {
+    let outcome = match reply.outcome {
+        AppendOutcome::Matched(index) => format!("matched {index}"),
+        AppendOutcome::Conflict {
+            refused,
+            hint,
+            catching_up,
+        } => {
+            let catching_up = if catching_up { " catching up" } else { "" };
+            format!("conflict at {refused} hint {}{catching_up}", position(hint))
+        }
+    };
+    format!("acked t{} {outcome} round {}", reply.term, reply.round)
+}
+
+fn commands(commands: impl Iterator<Item = Option<Bytes>>) -> String {
+    const SHOWN: usize = 8;
+    let texts: Vec<_> = commands
+        .map(|command| command.map_or_else(|| "_".to_owned(), |command| text(&command)))
+        .collect();
+    match &texts[..] {
+        [first, .., last] if texts.len() > SHOWN => format!("{first} .. {last}"),
+        _ => texts.join(" "),
+    }
+}
+
+/// Bytes that are text.
+pub(crate) fn text(bytes: &Bytes) -> String {
+    const SHOWN: usize = 24;
+    let text = String::from_utf8_lossy(bytes);
+    if text.len() > SHOWN {
+        return format!("{}+{}", &text[..4], text.len() - 4);
+    }
+    text.into_owned()
+}
