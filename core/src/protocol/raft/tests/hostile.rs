@@ -42,6 +42,7 @@ impl Victim {
             recovered: Index::ZERO,
             leader: None,
             commit: Index::ZERO,
+            left: None,
         }));
         assert!(victim.machine.status().incarnation.is_some());
         victim
