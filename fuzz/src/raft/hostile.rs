@@ -303,6 +303,11 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             pong: self.number(2),
             recovered: self.index(),
             leader: self.chance(2).then(|| self.member().peer),
+            left: match self.script.below(4) {
+                0 => self.status.incarnation,
+                1 => Some(self.incarnation()),
+                _ => None,
+            },
             commit: self.index(),
         }
     }
