@@ -131,6 +131,13 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
         }
     }
     let lives = members.into_iter().map(|(incarnation, members)| {
+        // Nothing is acknowledged before as many as expected have accepted.
+        let needed = match environment.config().founding {
+            FoundingRule::Expect(expected) if !has_committed(world, &incarnation) => {
+                expected as usize
+            }
+            FoundingRule::Expect(_) | FoundingRule::Any => 0,
+        };
         let has_majority = |configuration: &Configuration| {
             let alive = configuration.voters.iter().filter(|voter| {
                 let of = alive.get(voter);
@@ -142,7 +149,8 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
                 !voters.any(|voter| peers::node(&voter.peer) == **node)
             };
             let voters = configuration.voters.len() + broken.iter().filter(is_other).count();
-            alive.count() > voters / 2
+            let alive = alive.count();
+            alive > voters / 2 && alive >= needed
         };
         // What only a broken member goes by may still be on its way to others.
         let statuses = all
@@ -171,6 +179,12 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
         }
     });
     lives.collect()
+}
+
+/// Whether anything was ever committed after the founding of an incarnation.
+fn has_committed(world: &Group, incarnation: &Incarnation) -> bool {
+    let seen = world.environment().ledger.find(incarnation);
+    seen.is_some_and(|seen| seen.last() > Index(1))
 }
 
 /// Waits until every incarnation that can go on has gone on and its members agree; which those are.
@@ -202,8 +216,17 @@ pub(super) fn settled(
                     Err(cause) => return Err(cause),
                 };
                 measured.push(format!("a write took {taken:?} after the last fault"));
-                converges(world, &life, broken, alone, limit)?;
-                went_on.insert(life.incarnation);
+                // A founding in which nothing was acknowledged may have been left for another.
+                let next = if has_committed(world, &life.incarnation) {
+                    vec![life]
+                } else {
+                    lives(world, broken)
+                };
+                let goes_on = |life: &&Living| life.outlook == Outlook::GoesOn;
+                for life in next.iter().filter(goes_on) {
+                    converges(world, life, broken, alone, limit)?;
+                    went_on.insert(life.incarnation);
+                }
             }
             Outlook::Extinct => {
                 let (environment, _) = world.environment_mut();
@@ -313,13 +336,9 @@ fn goes_on(
     rng: &mut ChaCha8Rng,
 ) -> Result<Duration, String> {
     let begun = world.now();
-    let is_founded = |world: &Group| {
-        let seen = world.environment().ledger.find(&life.incarnation);
-        seen.is_some_and(|seen| seen.last() > Index(1))
-    };
     // Members may still have to hear of a founding, or to leave it.
     let bootstrap = world.environment().config().bootstrap_delay;
-    let limit = if is_founded(world) {
+    let limit = if has_committed(world, &life.incarnation) {
         limit
     } else {
         limit * 2 + bootstrap * 4

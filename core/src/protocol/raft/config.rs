@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The most voters a group may have.
+/// The most voters a group may have, but for one more while another is replaced.
 pub const VOTERS_MAX: usize = 7;
 
 /// When a group may be founded.

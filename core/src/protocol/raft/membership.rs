@@ -4,6 +4,7 @@
 //! is proposed only when the one before and an entry of the leader's own term have committed (Ongaro 2014,
 //! section 4.1, and its correction of July 2015).
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::config::LeadershipPreference;
@@ -147,6 +148,19 @@ impl Core {
             if self.most_keep_up(now, remaining.copied()) {
                 return Some(Change::Remove(*gone));
             }
+        }
+
+        // One that was silent has been replaced, and come back before it was removed.
+        if count > max {
+            let others = voters.iter().filter(|voter| **voter != self.me);
+            let last = others.max_by_key(|voter| {
+                let demotions = configuration.demotions.get(&voter.peer).copied();
+                let matched = leading.progress.get(voter).map(|it| it.matched);
+                (demotions, Reverse(matched))
+            })?;
+            let remaining = voters.iter().filter(|voter| *voter != last);
+            let may = self.most_keep_up(now, remaining.copied());
+            return may.then_some(Change::Remove(*last));
         }
 
         let ready = self.ready_learners(now);

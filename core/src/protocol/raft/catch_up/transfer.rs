@@ -295,6 +295,6 @@ fn is_sound(manifest: &Manifest, incarnation: Incarnation) -> bool {
     manifest.incarnation == incarnation
         && manifest.position.index <= INDEX_MAX
         && manifest.configured_at <= manifest.position.index
-        && (1..=VOTERS_MAX).contains(&voters)
+        && (1..=VOTERS_MAX + 1).contains(&voters)
         && (1..=CHUNKS_MAX).contains(&manifest.chunks.len())
 }
