@@ -83,7 +83,7 @@ fn setup(script: &mut Script<'_>) -> Setup {
     config.validate().expect("it is made of what makes sense");
     let preferences = script.byte();
     let preference = |node: usize| match preferences >> node & 1 {
-        1 if node % 2 == 0 => LeadershipPreference::Observer,
+        1 if node.is_multiple_of(2) => LeadershipPreference::Observer,
         1 => LeadershipPreference::Reluctant { factor: 3 },
         _ => LeadershipPreference::Normal,
     };
@@ -229,7 +229,7 @@ fn lie(group: &mut Group, act: u8, node: usize, script: &mut Script<'_>) {
         }
         acts::MUTATE => {
             let parcel = pick(group, script);
-            if let Some(parcel) = parcel.and_then(|it| hostile::mutated(it, script)) {
+            if let Some(parcel) = parcel.and_then(|it| hostile::mutated(&it, script)) {
                 group.deliver(parcel);
             }
         }

@@ -244,7 +244,7 @@ impl Group {
             self.drain(number);
         }
         let due = self.nodes[number].machine.as_ref();
-        let due = due.and_then(|machine| machine.poll_timeout());
+        let due = due.and_then(smalti_core::protocol::Machine::poll_timeout);
         assert!(
             due.is_none_or(|(at, _)| at > self.now),
             "at {:?} {due:?} is due again and again",
@@ -278,7 +278,7 @@ impl Group {
     }
 
     pub(super) fn wait(&mut self, time: Duration) {
-        self.now = self.now + time;
+        self.now += time;
     }
 
     // ---- Applications ----
@@ -333,7 +333,7 @@ impl Group {
         while let Some(output) = self.nodes[number]
             .machine
             .as_mut()
-            .and_then(|machine| machine.poll_output())
+            .and_then(smalti_core::protocol::Machine::poll_output)
         {
             count += 1;
             assert!(count <= OUTPUTS_MAX, "one input brings too many outputs");

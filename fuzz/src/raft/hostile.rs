@@ -64,7 +64,7 @@ pub(super) fn decoded(
 }
 
 /// The message with some of its bytes changed, where that is one.
-pub(super) fn mutated(parcel: Parcel, script: &mut Script<'_>) -> Option<Parcel> {
+pub(super) fn mutated(parcel: &Parcel, script: &mut Script<'_>) -> Option<Parcel> {
     let mut bytes = encode(&parcel.envelope).expect("it was made of what can be encoded");
     for _ in 0..=script.below(3) {
         // Names and the like come first and make up most of it: what is said comes last.
@@ -73,7 +73,11 @@ pub(super) fn mutated(parcel: Parcel, script: &mut Script<'_>) -> Option<Parcel>
         bytes[at] ^= script.byte();
     }
     let envelope: Envelope = decode(&bytes).ok()?;
-    Some(Parcel { envelope, ..parcel })
+    Some(Parcel {
+        envelope,
+        from: parcel.from,
+        to: parcel.to,
+    })
 }
 
 impl<'a, 's, 'i> Liar<'a, 's, 'i> {
@@ -303,6 +307,11 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             pong: self.number(2),
             recovered: self.index(),
             leader: self.chance(2).then(|| self.member().peer),
+            left: match self.script.below(4) {
+                0 => self.status.incarnation,
+                1 => Some(self.incarnation()),
+                _ => None,
+            },
             commit: self.index(),
         }
     }

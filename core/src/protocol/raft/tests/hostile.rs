@@ -41,6 +41,7 @@ impl Victim {
             pong: 0,
             recovered: Index::ZERO,
             leader: None,
+            left: None,
             commit: Index::ZERO,
             left: None,
         }));
