@@ -43,7 +43,6 @@ impl Victim {
             leader: None,
             left: None,
             commit: Index::ZERO,
-            left: None,
         }));
         assert!(victim.machine.status().incarnation.is_some());
         victim
