@@ -1,7 +1,7 @@
 //! A simulated disk: what is not synced may be lost or torn, and what is may rot.
 //!
 //! A [`SimDisk`] is the disk of one host and outlives it. Each life of the host has a [`Mount`] of it, which
-//! implements [`Disk`]; a crash ends that life's mount and leaves on the disk what was durable, and of the
+//! implements [`Disk`](smalti_core::runtime::Disk); a crash ends that life's mount and leaves on the disk what was durable, and of the
 //! rest what chance lets through: any subset of sectors, a prefix with its last write torn, all or nothing.
 //! Directory operations are durable once they have returned, as the trait demands.
 //!
