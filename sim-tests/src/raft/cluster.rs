@@ -75,7 +75,7 @@ pub(super) struct Setup {
 pub(super) struct Cluster {
     pub(super) setup: Setup,
     network: Network,
-    disks: Vec<Disk>,
+    pub(super) disks: Vec<Disk>,
     pub(super) watches: Vec<Watch>,
     pub(super) clients: Clients,
     pub(super) ledger: Ledger,

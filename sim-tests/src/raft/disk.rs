@@ -70,6 +70,11 @@ impl Disk {
         self.failed
     }
 
+    /// Whether it has failed, or will at the next sync.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failed || self.fails_next
+    }
+
     /// Whether something is on its way.
     pub(super) fn is_writing(&self) -> bool {
         !self.unsynced.is_empty()

@@ -38,7 +38,8 @@ pub(super) fn heal(
         world.apply(Fault::FreeDisk(node));
         let watch = &world.environment().watches[node.0 as usize];
         let has_left = watch.left;
-        if watch.stopped && !has_left {
+        let is_failing = world.environment().disks[node.0 as usize].is_failing();
+        if (watch.stopped || is_failing) && !has_left {
             world.apply(Fault::Crash(node));
         }
         if !has_left && !world.environment().is_leaving(node) {

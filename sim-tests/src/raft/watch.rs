@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use smalti_core::id::PeerId;
 use smalti_core::protocol::raft::{
-    Configuration, Incarnation, Index, Member, Position, Raft, ReadId, Role, Term, Version,
+    Configuration, Incarnation, Index, Member, Payload, Position, Raft, ReadId, Role, Term, Version,
 };
 use smalti_sim::NodeIndex;
 use smalti_sim::time::SimTime;
@@ -129,6 +129,7 @@ impl Watched<'_> {
         if status.incarnation.is_some() {
             self.logs(machine);
             self.commits(machine);
+            self.changes(machine);
             self.elections(machine);
             self.states(machine);
         }
@@ -219,6 +220,48 @@ impl Watched<'_> {
             assert!(
                 configurations.into_iter().any(holds),
                 "{} commits {newest}, which no majority of its voters has on disk",
+                self.node
+            );
+        }
+    }
+
+    /// What a leader does on its own account: it commits by an entry of its term alone, and changes the voters
+    /// only after one, and only when the change before has committed. What goes wrong otherwise takes
+    /// several leaders and much luck; that the rule is kept can be seen at once.
+    fn changes(&self, machine: &Machine) {
+        let (status, watch) = (machine.status(), self.watch());
+        if status.role != Role::Leader {
+            return;
+        }
+        let of_its_term = |index: Index| {
+            let entry = machine.entry(index);
+            entry.is_none_or(|entry| entry.term == status.term)
+        };
+        assert!(
+            status.commit == watch.commit || of_its_term(status.commit),
+            "{} leads term {} and commits {} by counting alone",
+            self.node,
+            status.term,
+            status.commit
+        );
+        let is_change = |index: &u64| {
+            let entry = machine.entry(Index(*index));
+            entry.is_some_and(|entry| matches!(entry.payload, Payload::Configuration(_)))
+        };
+        if watch.role == Role::Leader
+            && watch.term == status.term
+            && (watch.last.index.0 + 1..=status.last.index.0).any(|index| is_change(&index))
+        {
+            assert!(
+                of_its_term(status.commit),
+                "{} changes the voters and has committed nothing in term {}",
+                self.node,
+                status.term
+            );
+            let pending = status.commit.0 + 1..=status.last.index.0;
+            assert!(
+                pending.filter(is_change).count() <= 1,
+                "{} changes the voters twice at once",
                 self.node
             );
         }
