@@ -69,6 +69,10 @@ const CAUGHT: &[(Mutant, &str)] = &[
         "h17_a_promoted_learner_votes_before_it_knows_of_it",
     ),
     (
+        Mutant::ThreeFromOneUnpersisted,
+        "c6_three_voters_are_durable_at_the_one_before_the_others_hear_of_it",
+    ),
+    (
         Mutant::ThreeDemotedToTwo,
         "h15_three_with_a_silent_voter_stay_three",
     ),

@@ -10,8 +10,11 @@ use crate::time::{Duration, Instant};
 const WAITING_MAX: usize = 65_536;
 
 /// Reads of this node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Asking {
+    /// Added to the numbers of reads on their way: an answer to an earlier run, which may have given the same
+    /// numbers, answers none of this one.
+    base: u64,
     /// Those not ended, each with the index it waits for once that is known.
     open: BTreeMap<u64, Option<Index>>,
     unsent: Vec<u64>,
@@ -24,6 +27,18 @@ pub(super) struct Asking {
 }
 
 impl Asking {
+    pub(super) const fn new(base: u64) -> Self {
+        Self {
+            base,
+            open: BTreeMap::new(),
+            unsent: Vec::new(),
+            ready_at: BTreeSet::new(),
+            deadlines: VecDeque::new(),
+            asked: None,
+            retry_at: None,
+        }
+    }
+
     pub(super) fn ask(
         &mut self,
         now: Instant,
@@ -39,7 +54,7 @@ impl Asking {
         None
     }
 
-    /// The reads that `leader` is to be asked for now.
+    /// The reads that `leader` is to be asked for now, by their numbers on the way.
     pub(super) fn outgoing(
         &mut self,
         now: Instant,
@@ -60,11 +75,13 @@ impl Asking {
             return Vec::new();
         }
         self.retry_at.get_or_insert(now + retry);
-        std::mem::take(&mut self.unsent)
+        let unsent = std::mem::take(&mut self.unsent).into_iter();
+        unsent.map(|id| id.wrapping_add(self.base)).collect()
     }
 
     /// All that the read must see lies at or below `index`.
-    pub(super) fn answered(&mut self, id: u64, index: Index) {
+    pub(super) fn answered(&mut self, number: u64, index: Index) {
+        let id = number.wrapping_sub(self.base);
         if let Some(known @ None) = self.open.get_mut(&id) {
             *known = Some(index);
             self.ready_at.insert((index, id));

@@ -104,8 +104,9 @@ pub(super) struct Core {
     pub(super) ping: u64,
     pub(super) surroundings: Surroundings,
     pub(super) disk: Disk,
-    /// The write that makes a founding of ours durable: nothing of it is said before.
-    pub(super) founding_write: WriteId,
+    /// A leader says nothing before this write is durable: a founding of its own, or a change that makes three
+    /// voters of one.
+    pub(super) silent_until: WriteId,
     /// The founding that this run has left last: it can never be completed.
     pub(super) left: Option<Incarnation>,
     /// It leaves for good; when it asks for that again.
@@ -173,7 +174,7 @@ impl Core {
             ping: 1,
             surroundings: Surroundings::default(),
             disk: Disk::new(is_durable, last),
-            founding_write: WriteId(0),
+            silent_until: WriteId(0),
             left: None,
             leaving: None,
             read_indexes: Vec::new(),
@@ -305,6 +306,11 @@ impl Core {
     pub(super) fn is_bonded(&self, member: &Member) -> bool {
         let peer = self.peers.get(&member.peer);
         peer.is_some_and(|peer| peer.instance == Some(member.instance))
+    }
+
+    /// A number that no earlier run has had, but by chance.
+    pub(super) fn random(&mut self) -> u64 {
+        self.rng.next_u64()
     }
 
     /// A time from `base` to `base` and `jitter` later.
@@ -584,9 +590,14 @@ impl Core {
         }
         peer.instance = Some(envelope.from);
         peer.boot = envelope.boot;
+        let goes_on = is_same_life && peer.incarnation == envelope.incarnation;
+        peer.commit = if goes_on {
+            peer.commit.max(hello.commit)
+        } else {
+            hello.commit
+        };
         peer.incarnation = envelope.incarnation;
         peer.preference = hello.preference;
-        peer.commit = peer.commit.max(hello.commit);
         peer.left = hello.left;
         peer.ping = hello.ping;
         peer.pong = peer.pong.max(pong);

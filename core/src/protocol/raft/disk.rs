@@ -189,11 +189,6 @@ impl Disk {
         }
     }
 
-    /// Whether nothing is on its way, or waits to be.
-    pub(super) fn is_idle(&self) -> bool {
-        self.is_durable(self.latest())
-    }
-
     /// How far the log is durable as it is now.
     pub(super) const fn durable_last(&self) -> Index {
         self.durable_last

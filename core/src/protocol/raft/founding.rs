@@ -236,7 +236,7 @@ impl Core {
             parent: None,
         };
         self.accept(now, charter.clone());
-        self.founding_write = self.disk.latest();
+        self.silent_until = self.disk.latest();
         self.lead(now);
         self.pass_on(&charter);
     }
@@ -358,6 +358,13 @@ impl Core {
     fn leave_founding_if_void(&mut self, now: Instant) {
         // Entries that carry nothing of anybody's may go with it.
         if self.incarnation.is_none() || self.commit > Index(1) || self.has_data() {
+            return;
+        }
+        // Others may know of more: of voters that were added since, without which nobody is to judge.
+        if self
+            .bonded_members()
+            .any(|(_, peer)| peer.commit > Index(1))
+        {
             return;
         }
         // Whoever has joined it without an entry cannot judge. Without this, those who have left it would

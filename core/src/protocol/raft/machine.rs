@@ -17,7 +17,7 @@ use super::reads::Reader;
 use super::replica::Replica;
 use super::saving::Saving;
 use super::state::{RestoreError, StateMachine};
-use super::status::Status;
+use super::status::{Role, Status};
 use super::store::{Recovered, Snapshot};
 use super::types::{Index, Member};
 use crate::id::{GroupId, PeerId};
@@ -80,7 +80,7 @@ impl<S: StateMachine> Raft<S> {
         }
         let (storage, forward_timeout) = (config.storage, config.forward_timeout);
         let mut shelf = SnapshotShelf::new(&config);
-        let core = Core::new(now, identity, config, recovered.as_ref(), rng);
+        let mut core = Core::new(now, identity, config, recovered.as_ref(), rng);
         let owner = Owner {
             member: core.me,
             boot: core.boot,
@@ -95,7 +95,7 @@ impl<S: StateMachine> Raft<S> {
         }
         Ok(Self {
             client: Client::new(owner, forward_timeout),
-            asking: Asking::default(),
+            asking: Asking::new(core.random()),
             catch_up: None,
             saving: Saving::new(storage, saved),
             core,
@@ -493,7 +493,12 @@ impl<S: StateMachine> Raft<S> {
             self.end_all();
             return;
         }
+        self.note_left_incarnation();
         self.core.go_on_founding(now);
+        if self.core.role() == Role::Leader {
+            // Whoever leads has all that was committed.
+            self.catch_up = None;
+        }
         self.go_on_catching_up(now);
         loop {
             self.core.advance_commit(now);
@@ -506,7 +511,6 @@ impl<S: StateMachine> Raft<S> {
                 break;
             }
         }
-        self.note_left_incarnation();
         self.hand_over_reads(now);
         self.core.go_on_leaving(now);
         if self.core.is_stopped() {
@@ -620,6 +624,8 @@ impl<S: StateMachine> Raft<S> {
         self.replica.leave_founding(owner);
         self.asking.incarnation_left();
         self.catch_up = None;
+        self.shelf = SnapshotShelf::new(&self.core.config);
+        self.saving = Saving::new(self.core.config.storage, Index::ZERO);
     }
 
     /// All that waits ends with the machine.
@@ -662,6 +668,12 @@ impl<S: StateMachine> Raft<S> {
 fn continues(recovered: &Recovered) -> Result<(), RestoreError> {
     let snapshot = recovered.snapshot.as_ref();
     let covered = snapshot.map_or(Index::ZERO, |it| it.manifest.position.index);
+    let of = snapshot.map(|it| it.manifest.incarnation);
+    if of.is_some() && of != recovered.hard_state.incarnation {
+        return Err(RestoreError(
+            "it is of another incarnation than the member".to_owned(),
+        ));
+    }
     let first = recovered.entries.first().map(|entry| entry.index);
     if let Some(first) = first.filter(|first| *first > covered.next()) {
         return Err(RestoreError(format!(

@@ -281,6 +281,7 @@ impl Core {
 
     fn propose(&mut self, change: Change) {
         let mut configuration = Configuration::clone(self.configuration());
+        let was_alone = configuration.voters.len() == 1;
         match change {
             Change::Add(members) => configuration.voters.extend(members),
             Change::Remove(member) => {
@@ -290,6 +291,12 @@ impl Core {
             }
         }
         self.append_own(Payload::Configuration(configuration));
+        // From one to three is the one change after which the old majority and the new one may have nobody
+        // in common: the sole voter, started again without the entry, would lead alone beside the two
+        // others. So nobody hears of it before the sole voter has it on disk.
+        if was_alone && !mutant!(self.config, ThreeFromOneUnpersisted) {
+            self.silent_until = self.disk.latest();
+        }
     }
 
     // ---- Leaving and handing over ----

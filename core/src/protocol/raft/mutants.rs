@@ -53,6 +53,7 @@ pub enum Mutant {
     SessionsLostInSnapshot,
     CompactBeyondDurableSnapshot,
     DefaultHashedOrder,
+    ThreeFromOneUnpersisted,
 }
 
 #[cfg(smalti_mutants)]
@@ -172,6 +173,10 @@ impl Mutant {
         (
             Self::SessionsLostInSnapshot,
             "a snapshot holds the sessions",
+        ),
+        (
+            Self::ThreeFromOneUnpersisted,
+            "a sole voter has the two others on disk before they hear of it",
         ),
         (
             Self::DefaultHashedOrder,

@@ -35,7 +35,7 @@ impl Core {
         }
         // A founding that its founder forgets in a crash must not be known to others: the founder would
         // take part in another.
-        if !self.disk.is_durable(self.founding_write) {
+        if !self.disk.is_durable(self.silent_until) {
             return;
         }
         let is_heartbeat = std::mem::take(&mut leading.is_heartbeat_due);
@@ -288,7 +288,7 @@ impl Core {
         // that could be compared below.
         let is_gap = append.kept_from > append.previous.index
             || append.kept_from > self.last().index.next()
-            || append.previous.index.0 > self.last().index.0 + CATCH_UP_ENTRIES;
+            || append.commit.0 > self.last().index.0.saturating_add(CATCH_UP_ENTRIES);
         let outcome = self.take(append);
         let outcome = match outcome {
             Some(AppendOutcome::Conflict { refused, hint, .. }) => AppendOutcome::Conflict {

@@ -17,6 +17,8 @@ pub(super) struct Saving {
     is_durable: bool,
     /// What is being written, and how many of its chunks have been.
     current: Option<(Arc<Snapshot>, usize)>,
+    /// The write that holds the last of them.
+    staged: WriteId,
     /// Writes that complete a snapshot, each with its index.
     completing: VecDeque<(WriteId, Index)>,
     /// The index of the durable snapshot.
@@ -28,6 +30,7 @@ impl Saving {
         Self {
             is_durable: matches!(class, StorageClass::Durable),
             current: None,
+            staged: WriteId(0),
             completing: VecDeque::new(),
             saved,
         }
@@ -52,7 +55,7 @@ impl Saving {
             return;
         };
         // The chunk before must be there first: what waits for the disk is then one chunk at most.
-        if !core.disk.is_idle() {
+        if !core.disk.is_durable(self.staged) {
             return;
         }
         if let Some(bytes) = snapshot.chunks.get(*next) {
@@ -63,6 +66,7 @@ impl Saving {
             };
             *next += 1;
             core.disk.stage(chunk, &mut core.outputs);
+            self.staged = core.disk.latest();
             return;
         }
         let snapshot = Arc::clone(snapshot);
