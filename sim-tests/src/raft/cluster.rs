@@ -239,6 +239,14 @@ impl Cluster {
             instance: envelope.from,
         };
         match &envelope.message {
+            Message::RequestVote(candidacy) => {
+                // Who stands has voted for itself, and asks only once that is durable.
+                if let Some(incarnation) = envelope.incarnation {
+                    let place = self.ledger.place(incarnation);
+                    let group = self.ledger.life(place);
+                    group.votes(candidacy.term, voter, voter, life);
+                }
+            }
             Message::VoteReply {
                 term,
                 pre: false,

@@ -282,6 +282,13 @@ impl Watched<'_> {
         let (place, handed_over) = (watch.place, watch.handed_over);
         let life = self.ledger.life(place);
         life.leads(status.term, status.me);
+        assert!(
+            status.last.term == status.term,
+            "{} leads term {} with a log that ends at {}: nothing before it is ever committed by itself",
+            self.node,
+            status.term,
+            status.last
+        );
         life.is_complete(status.term, status.me, status.kept_from, |index| {
             machine.entry(index)
         });
