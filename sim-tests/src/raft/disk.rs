@@ -88,6 +88,7 @@ impl Disk {
             "writes are numbered without gaps from 1"
         );
         self.last = id;
+        self.keeps_promises(&write);
         if self.failed {
             // The machine does not know yet.
             return Progress::Waits;
@@ -107,6 +108,32 @@ impl Disk {
             Some((delay, number)) => Progress::Syncs(delay, number),
             None => Progress::Waits,
         }
+    }
+
+    /// What is written takes nothing back that was promised before, by this run or an earlier one.
+    fn keeps_promises(&self, write: &Write) {
+        let written = self.unsynced.iter().rev();
+        let before = written
+            .filter_map(|(_, write)| write.hard_state.as_ref())
+            .next();
+        let before = before.or(self.image.hard_state.as_ref());
+        let (Some(before), Some(now)) = (before, &write.hard_state) else {
+            return;
+        };
+        if before.instance != now.instance {
+            return;
+        }
+        assert!(
+            now.term >= before.term,
+            "the term falls from {} to {}",
+            before.term,
+            now.term
+        );
+        assert!(
+            now.term > before.term || before.vote.is_none() || now.vote == before.vote,
+            "a vote of term {} is forgotten",
+            now.term
+        );
     }
 
     /// The sync of this number is over.
