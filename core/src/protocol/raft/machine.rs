@@ -76,7 +76,7 @@ impl<S: StateMachine> Raft<S> {
         rng: ChaCha8Rng,
     ) -> Result<Self, RestoreError> {
         if let Some(recovered) = &recovered {
-            continues(recovered)?;
+            recovered.check().map_err(RestoreError)?;
         }
         let (storage, forward_timeout) = (config.storage, config.forward_timeout);
         let mut shelf = SnapshotShelf::new(&config);
@@ -662,35 +662,6 @@ impl<S: StateMachine> Raft<S> {
         self.saving.persisted(&core.disk);
         core.count_votes(now);
     }
-}
-
-/// Whether the log of a store goes on from its snapshot.
-fn continues(recovered: &Recovered) -> Result<(), RestoreError> {
-    let snapshot = recovered.snapshot.as_ref();
-    let covered = snapshot.map_or(Index::ZERO, |it| it.manifest.position.index);
-    let of = snapshot.map(|it| it.manifest.incarnation);
-    if of.is_some() && of != recovered.hard_state.incarnation {
-        return Err(RestoreError(
-            "it is of another incarnation than the member".to_owned(),
-        ));
-    }
-    let first = recovered.entries.first().map(|entry| entry.index);
-    if let Some(first) = first.filter(|first| *first > covered.next()) {
-        return Err(RestoreError(format!(
-            "it covers the log up to {covered}, and the log that was kept begins at {first}"
-        )));
-    }
-    let indexes = recovered.entries.iter().map(|entry| entry.index);
-    let mut expected = first;
-    for index in indexes {
-        if expected != Some(index) {
-            return Err(RestoreError(format!(
-                "entry {index} of the log follows a hole"
-            )));
-        }
-        expected = Some(index.next());
-    }
-    Ok(())
 }
 
 impl LogView for Core {

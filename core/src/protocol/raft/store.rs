@@ -106,6 +106,32 @@ pub struct Recovered {
     pub entries: Vec<Entry>,
 }
 
+impl Recovered {
+    /// Whether the log goes on from the snapshot, and both belong to the member; else why not.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let snapshot = self.snapshot.as_ref();
+        let covered = snapshot.map_or(Index::ZERO, |it| it.manifest.position.index);
+        let of = snapshot.map(|it| it.manifest.incarnation);
+        if of.is_some() && of != self.hard_state.incarnation {
+            return Err("it is of another incarnation than the member".to_owned());
+        }
+        let first = self.entries.first().map(|entry| entry.index);
+        if let Some(first) = first.filter(|first| *first > covered.next()) {
+            return Err(format!(
+                "it covers the log up to {covered}, and the log that was kept begins at {first}"
+            ));
+        }
+        let mut expected = first;
+        for index in self.entries.iter().map(|entry| entry.index) {
+            if expected != Some(index) {
+                return Err(format!("entry {index} of the log follows a hole"));
+            }
+            expected = Some(index.next());
+        }
+        Ok(())
+    }
+}
+
 /// Where the machines of a node write. Calls block: they are made where that harms nobody.
 ///
 /// One store serves all groups of a node, so that one [`sync`](Self::sync) makes durable what all of them
