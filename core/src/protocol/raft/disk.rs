@@ -96,8 +96,9 @@ impl Disk {
     }
 
     pub(super) fn stage(&mut self, chunk: StagedChunk, outputs: &mut VecDeque<Output>) {
-        // One chunk for each write: it is what bounds them.
-        if self.pending.staged.is_some() {
+        // One chunk for each write: it is what bounds them. And not in the one that completes a snapshot: the
+        // chunk would take the place of those that it is made of.
+        if self.pending.staged.is_some() || self.pending.snapshot.is_some() {
             self.flush(outputs);
         }
         if let Some(pending) = self.pending() {
@@ -197,5 +198,47 @@ impl Disk {
     /// Everything that was handed over; only for the rule that a deliberate bug breaks.
     pub(super) const fn issued(&self) -> WriteId {
         self.issued
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::id::Digest;
+    use crate::protocol::raft::configuration::Configuration;
+    use crate::protocol::raft::types::{Incarnation, Position, Term};
+
+    #[test]
+    fn a_chunk_of_the_next_snapshot_is_not_written_with_the_one_before() {
+        let at = |index| Position {
+            term: Term(1),
+            index: Index(index),
+        };
+        let chunk = |index| StagedChunk {
+            position: at(index),
+            number: 0,
+            bytes: Bytes::new(),
+        };
+        let manifest = Manifest {
+            incarnation: Incarnation(Digest::from_bytes([0; 32])),
+            position: at(5),
+            configuration: Configuration::default(),
+            configured_at: Index(1),
+            chunks: vec![Digest::from_bytes([0; 32])],
+        };
+        let mut outputs = VecDeque::new();
+        let mut disk = Disk::new(true, Index(9));
+        disk.stage(chunk(5), &mut outputs);
+        disk.snapshot(&manifest, false, &mut outputs);
+        disk.stage(chunk(9), &mut outputs);
+        disk.flush(&mut outputs);
+        let writes = outputs.iter().filter_map(|output| match output {
+            Output::Persist(_, write) => Some((write.staged.is_some(), write.snapshot.is_some())),
+            _ => None,
+        });
+        let writes: Vec<_> = writes.collect();
+        assert_eq!(writes, [(true, false), (false, true), (true, false)]);
     }
 }
