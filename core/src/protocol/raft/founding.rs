@@ -155,15 +155,13 @@ impl Core {
         }
         let round = self.rng.next_u64();
         let until = now + self.config.election_timeout;
-        for voter in voters.iter().filter(|voter| **voter != self.me) {
+        let me = self.me;
+        for voter in voters.iter().filter(|voter| **voter != me) {
             let invitation = Message::Invite {
                 round,
                 voters: voters.clone(),
             };
-            if let Some(envelope) = self.envelope(voter.peer, invitation) {
-                self.outputs
-                    .push_back(super::io::Output::Send(voter.peer, envelope));
-            }
+            self.send(voter.peer, invitation);
         }
         if let State::Candidate(candidacy) = &mut self.state {
             candidacy.attempt = Some(Attempt {

@@ -2,8 +2,10 @@
 
 use super::config::FoundingRule;
 use super::core::{Core, State};
-use super::io::StopReason;
-use super::messages::{Append, AppendOutcome, AppendReply, Message};
+use super::entry::Entry;
+use super::io::{Output, StopReason};
+use super::log::Log;
+use super::messages::{Append, AppendOutcome, AppendReply, Envelope, Message};
 use super::mutants::mutant;
 use super::progress::Pace;
 use super::types::{Index, Member, Position};
@@ -43,16 +45,35 @@ impl Core {
         if is_heartbeat || is_round {
             leading.round += 1;
         }
-        for (member, progress) in &mut leading.progress {
-            let peer = self.peers.get(&member.peer);
-            let Some(peer) = peer.filter(|peer| {
-                let is_ours = peer.incarnation == self.incarnation
-                    || mutant!(self.config, IncarnationIgnored);
-                peer.instance == Some(member.instance) && is_ours
-            }) else {
-                continue;
+        let (from, boot, incarnation) = (self.me.instance, self.boot, self.incarnation);
+        let (term, round) = (self.term, leading.round);
+        let append = |to: &Member, previous: Position, entries: Vec<Entry>| {
+            let append = Append {
+                term,
+                previous,
+                entries,
+                commit,
+                kept_from,
+                round,
             };
-            let _ = peer;
+            let envelope = Envelope {
+                from,
+                boot,
+                to: Some(to.instance),
+                incarnation,
+                message: Message::Append(append),
+            };
+            Output::Send(to.peer, envelope)
+        };
+        for (member, progress) in &mut leading.progress {
+            let is_here = self.peers.get(&member.peer).is_some_and(|peer| {
+                let is_ours =
+                    peer.incarnation == incarnation || mutant!(self.config, IncarnationIgnored);
+                peer.instance == Some(member.instance) && is_ours
+            });
+            if !is_here {
+                continue;
+            }
             if is_heartbeat {
                 progress.heartbeat();
             }
@@ -72,24 +93,7 @@ impl Core {
                 }
                 is_told = true;
                 progress.told_commit = commit;
-                let append = Append {
-                    term: self.term,
-                    previous,
-                    entries,
-                    commit,
-                    kept_from,
-                    round: leading.round,
-                };
-                self.outputs.push_back(super::io::Output::Send(
-                    member.peer,
-                    super::messages::Envelope {
-                        from: self.me.instance,
-                        boot: self.boot,
-                        to: Some(member.instance),
-                        incarnation: self.incarnation,
-                        message: Message::Append(append),
-                    },
-                ));
+                self.outputs.push_back(append(member, previous, entries));
             }
             let is_news = progress.told_commit < commit;
             if !is_told && (is_heartbeat || is_round || is_news) {
@@ -99,26 +103,9 @@ impl Core {
                     Pace::CatchingUp => last.index,
                     _ => progress.next.previous().min(last.index),
                 };
-                let (previous, _) = previous_and_entries(&self.log, before.next());
                 progress.told_commit = commit;
-                let append = Append {
-                    term: self.term,
-                    previous,
-                    entries: Vec::new(),
-                    commit,
-                    kept_from,
-                    round: leading.round,
-                };
-                self.outputs.push_back(super::io::Output::Send(
-                    member.peer,
-                    super::messages::Envelope {
-                        from: self.me.instance,
-                        boot: self.boot,
-                        to: Some(member.instance),
-                        incarnation: self.incarnation,
-                        message: Message::Append(append),
-                    },
-                ));
+                let previous = position_or_base(&self.log, before);
+                self.outputs.push_back(append(member, previous, Vec::new()));
             }
         }
     }
@@ -372,7 +359,7 @@ impl Core {
 
     /// Puts entries that go on from one in the log to their places, and drops what contradicts them.
     /// `false`, and nothing done, where that would be something committed.
-    pub(super) fn put(&mut self, entries: Vec<super::entry::Entry>) -> bool {
+    pub(super) fn put(&mut self, entries: Vec<Entry>) -> bool {
         for entry in entries {
             if self.log.has(entry.position()) {
                 continue;
@@ -402,18 +389,20 @@ impl Core {
     }
 }
 
+/// The entry at `index`; where it is not kept any more, the base.
+fn position_or_base(log: &Log, index: Index) -> Position {
+    log.term_at(index)
+        .map_or(log.base(), |term| Position { term, index })
+}
+
 /// The entry before `next` and those from it on, as many as one append takes. Where the entry before is
 /// not kept any more: the base, and nothing.
-fn previous_and_entries(
-    log: &super::log::Log,
-    next: Index,
-) -> (Position, Vec<super::entry::Entry>) {
-    let index = next.previous();
-    match log.term_at(index) {
-        Some(term) => (
-            Position { term, index },
-            log.slice(next, APPEND_BYTES, APPEND_ENTRIES),
-        ),
-        None => (log.base(), Vec::new()),
-    }
+fn previous_and_entries(log: &Log, next: Index) -> (Position, Vec<Entry>) {
+    let previous = position_or_base(log, next.previous());
+    let entries = if previous.index == next.previous() {
+        log.slice(next, APPEND_BYTES, APPEND_ENTRIES)
+    } else {
+        Vec::new()
+    };
+    (previous, entries)
 }
