@@ -57,6 +57,16 @@ fn fail(seed: u64, faults: &DiskFaults) -> Option<StorageError> {
     failure
 }
 
+/// More than half of some sixty stores must have failed, and each because of its disk.
+fn most_fail_for_the_disk(failures: impl Iterator<Item = StorageError>) {
+    let mut count = 0;
+    for failure in failures {
+        assert!(matches!(failure, StorageError::Disk { .. }), "{failure}");
+        count += 1;
+    }
+    assert!(count > 30, "{count}");
+}
+
 #[test]
 fn a_store_whose_sync_failed_is_closed_and_loses_nothing_of_before() {
     let faults = DiskFaults {
@@ -64,12 +74,7 @@ fn a_store_whose_sync_failed_is_closed_and_loses_nothing_of_before() {
         ..DiskFaults::default()
     };
     let failures = (0..60).filter_map(|seed| fail(seed, &faults));
-    let mut count = 0;
-    for failure in failures {
-        assert!(matches!(failure, StorageError::Disk { .. }), "{failure}");
-        count += 1;
-    }
-    assert!(count > 30, "{count}");
+    most_fail_for_the_disk(failures);
 }
 
 #[test]
@@ -81,12 +86,7 @@ fn a_store_whose_disk_fails_now_and_then_is_closed_and_loses_nothing_of_before()
         ..DiskFaults::default()
     };
     let failures = (100..160).filter_map(|seed| fail(seed, &faults));
-    let mut count = 0;
-    for failure in failures {
-        assert!(matches!(failure, StorageError::Disk { .. }), "{failure}");
-        count += 1;
-    }
-    assert!(count > 30, "{count}");
+    most_fail_for_the_disk(failures);
 }
 
 #[test]
