@@ -434,7 +434,12 @@ mod tests {
             let opened = id(2 + u64::from(peer));
             sessions.open(opened, owner(peer, 0, 0), 100);
             let bytes_max = sessions.bytes_for_one(2 << 20);
-            run(&mut sessions, opened, &[large.clone()], bytes_max);
+            run(
+                &mut sessions,
+                opened,
+                std::slice::from_ref(&large),
+                bytes_max,
+            );
         }
         let all: u64 = sessions.all.values().map(|it| it.outputs_bytes).sum();
         assert_eq!(all, sessions.outputs_bytes);
