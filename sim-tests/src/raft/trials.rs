@@ -118,7 +118,8 @@ impl Trials {
 /// How long a node does nothing when it is started again.
 const DOWN_MAX: Duration = Duration::from_millis(300);
 
-/// Slows down paths from `node` or to it.
+/// Slows down paths from `node` or to it. Nothing is lost there: a stream would send it again only after some
+/// of these latencies, and hold back for longer than anybody waits what comes after it.
 pub(super) fn slow_paths(
     rng: &mut ChaCha8Rng,
     node: NodeIndex,
@@ -127,7 +128,7 @@ pub(super) fn slow_paths(
     unit: Duration,
     links: LinkFaults,
 ) -> Vec<(Duration, Fault)> {
-    let latency = Latency::constant(between(rng, unit / 4, unit * 3));
+    let latency = Latency::constant(between(rng, unit / 4, unit * 2));
     let is_from = chance(rng, 500_000);
     let mut faults = Vec::new();
     for other in (0..nodes).map(NodeIndex).filter(|other| *other != node) {
@@ -137,7 +138,11 @@ pub(super) fn slow_paths(
             } else {
                 (other, node)
             };
-            let slow = LinkFaults { latency, ..links };
+            let slow = LinkFaults {
+                latency,
+                loss_ppm: 0,
+                ..links
+            };
             faults.push((Duration::ZERO, Fault::Path(from, to, slow)));
             faults.push((lasts, Fault::Path(from, to, links)));
         }
