@@ -385,9 +385,9 @@ impl Cluster {
 /// Who is told that it votes beside a sole voter is told once that is on the sole voter's disk: without it
 /// that one would lead alone again, beside the others.
 fn grows_in_secret(node: NodeIndex, entries: &[Entry], disk: &Disk) {
-    let changes = entries
-        .iter()
-        .filter(|entry| matches!(entry.payload, Payload::Configuration(_)));
+    let changes = entries.iter().filter(
+        |entry| matches!(&entry.payload, Payload::Configuration(of) if of.voters.len() > 1),
+    );
     for entry in changes {
         assert!(
             disk.image.has(entry.index, entry.term) || disk.image.voters() != 1,

@@ -197,3 +197,68 @@ impl Machine for Driven {
         self.raft.check_invariants();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use smalti_core::id::GroupId;
+    use smalti_core::protocol::raft::{Config, Identity, LeadershipPreference};
+    use smalti_core::unique_id;
+    use smalti_sim::NodeIndex;
+    use smalti_sim::rng::Streams;
+
+    use super::super::peers::peer;
+    use super::*;
+
+    const GROUP: GroupId = unique_id!("raft scenarios: a driver");
+
+    fn driven(collects: Duration) -> Driven {
+        let identity = Identity {
+            group: GROUP,
+            peer: peer(NodeIndex(0)),
+            preference: LeadershipPreference::Normal,
+        };
+        let registers = Registers::new(true, 64);
+        let rng = Streams::new(1).stream("raft");
+        let config = Config::default();
+        let raft = Raft::new(Instant::ZERO, identity, config, None, registers, rng).unwrap();
+        let mut driven = Driven::new(raft, collects);
+        while driven.poll_output().is_some() {}
+        driven
+    }
+
+    #[test]
+    fn outputs_are_taken_once_inputs_were_collected_for_so_long() {
+        let collects = Duration::from_millis(3);
+        let mut driven = driven(collects);
+        let others = [1, 2].map(|node| peer(NodeIndex(node)));
+        for other in others {
+            driven.handle(Instant::ZERO, Input::Bonded(other));
+            assert!(driven.is_collecting() && driven.poll_output().is_none());
+        }
+        let due = driven.poll_timeout().map(|(at, _)| at);
+        assert_eq!(due, Some(Instant::ZERO + collects));
+        driven.handle_timeout(Instant::ZERO + collects);
+        let mut sent = Vec::new();
+        while let Some(output) = driven.poll_output() {
+            if let Output::Send(to, _) = output {
+                sent.push(to);
+            }
+        }
+        sent.sort_unstable();
+        let mut expected = others.to_vec();
+        expected.sort_unstable();
+        assert_eq!(sent, expected, "each is told who it is");
+        assert_eq!(driven.heard().len(), 2);
+        assert!(!driven.is_collecting() && driven.heard_alone().is_none());
+    }
+
+    #[test]
+    fn what_was_heard_is_that_since_outputs_were_last_taken() {
+        let mut driven = driven(Duration::ZERO);
+        driven.handle(Instant::ZERO, Input::Bonded(peer(NodeIndex(1))));
+        while driven.poll_output().is_some() {}
+        driven.handle(Instant::ZERO, Input::Read(ReadId(7)));
+        while driven.poll_output().is_some() {}
+        assert!(matches!(driven.heard_alone(), Some(Heard::Read(ReadId(7)))));
+    }
+}
