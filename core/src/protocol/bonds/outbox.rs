@@ -233,7 +233,7 @@ mod tests {
             for item in next_items(&mut outbox) {
                 match item {
                     Item::Message { group, payload } => {
-                        kept.push((group.as_bytes()[0], payload[0]))
+                        kept.push((group.as_bytes()[0], payload[0]));
                     }
                     Item::Depart(_) => departs += 1,
                     other => panic!("{other:?}"),

@@ -75,6 +75,17 @@ impl Case {
         });
     }
 
+    /// A link that this node has opened.
+    fn dialled(&mut self, link: u64, peer: PeerId) {
+        self.input(Input::LinkOpened {
+            link: LinkId(link),
+            peer,
+            instance: Instance::from_bytes([1; 16]),
+            side: Side::Dialer,
+            exporter: EXPORTER,
+        });
+    }
+
     fn input(&mut self, input: Input) {
         self.bonds.handle(self.now, input);
         self.drain();
@@ -422,6 +433,28 @@ fn an_answer_without_a_question_makes_no_bond() {
 }
 
 #[test]
+fn an_offer_made_again_is_answered_again_and_an_answer_is_not() {
+    let mut case = Case::bonded();
+    case.said();
+    case.say(&[offer(1, 1)]);
+    let said = case.said();
+    assert!(
+        matches!(said[..], [Item::Offer { reply: true, .. }]),
+        "{said:?}"
+    );
+    let Item::Offer { group, proof, .. } = offer(1, 1) else {
+        unreachable!();
+    };
+    case.say(&[Item::Offer {
+        group,
+        proof,
+        reply: true,
+    }]);
+    assert_eq!(case.said(), []);
+    assert_eq!(case.events(), []);
+}
+
+#[test]
 fn a_flood_of_offers_closes_the_link() {
     type Flood = fn(u32) -> Item;
     let floods: [(&str, Flood); 3] = [
@@ -524,6 +557,86 @@ fn missed_heartbeats_end_the_bond_and_the_peer_is_dialled_again() {
         case.pass(SECOND * 5);
         assert_eq!(dials(&case), times);
     }
+}
+
+#[test]
+fn a_peer_that_cannot_be_reached_is_dialled_less_and_less() {
+    let mut case = Case::new();
+    let groups = [group(1)].into();
+    case.input(Input::Peer { peer: PEER, groups });
+    let mut dials = Vec::new();
+    let end = case.now + SECOND * 120;
+    while case.now < end {
+        while let Some(at) = case
+            .outputs
+            .iter()
+            .position(|output| *output == Output::Dial(PEER))
+        {
+            case.outputs.remove(at);
+            dials.push(case.now);
+            case.input(Input::DialFailed(PEER));
+        }
+        case.pass(SECOND / 100);
+    }
+    assert_eq!(
+        dials[0],
+        Instant::from_nanos(1),
+        "at once, by the smaller id"
+    );
+    assert!(
+        (25..60).contains(&dials.len()),
+        "{} dials in two minutes",
+        dials.len()
+    );
+    let last = dials[dials.len() - 1].since(dials[dials.len() - 2]);
+    assert!(last >= SECOND * 2, "{last:?}");
+}
+
+#[test]
+fn of_crossing_links_that_of_the_smaller_id_stays() {
+    let smaller = PeerId::from_bytes([3; 32]);
+    for (peer, ours_stays) in [(PEER, true), (smaller, false)] {
+        for ours_first in [true, false] {
+            let mut case = Case::new();
+            let (ours, theirs) = (1, 2);
+            if ours_first {
+                case.dialled(ours, peer);
+                case.open(theirs, peer, 1, EXPORTER);
+            } else {
+                case.open(theirs, peer, 1, EXPORTER);
+                case.dialled(ours, peer);
+            }
+            let goes = LinkId(if ours_stays { theirs } else { ours });
+            let closed = (goes, CloseCode::REPLACED, false);
+            assert_eq!(case.closed(), Some(closed), "{peer:?}, {ours_first}");
+            assert_eq!(case.bonds.links(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_pong_measures_its_own_ping() {
+    let mut case = Case::bonded();
+    case.said();
+    let mut pings = Vec::new();
+    while pings.len() < 2 {
+        case.pass(SECOND / 100);
+        let said = case.said();
+        pings.extend(said.into_iter().filter_map(|item| match item {
+            Item::Ping(number) => Some((number, case.now)),
+            _ => None,
+        }));
+    }
+    case.pass(SECOND / 10);
+    // The first is never answered; nor is one that was not sent.
+    case.say(&[
+        Item::Pong(pings[1].0),
+        Item::Pong(pings[0].0),
+        Item::Pong(u64::MAX),
+    ]);
+    let info = case.bonds.topology(group(1)).next().unwrap();
+    let rtt = info.rtt.unwrap();
+    assert!((100..=110).contains(&rtt.as_millis()), "{rtt:?}");
 }
 
 #[test]

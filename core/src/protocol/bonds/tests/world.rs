@@ -38,6 +38,7 @@ pub(super) struct Node {
 struct Wire {
     ends: [usize; 2],
     runs: [u32; 2],
+    instances: [Instance; 2],
     /// Whether the end has not closed it, nor was told that it is closed.
     open: [bool; 2],
     /// When the last frame sent by the end arrives.
@@ -76,6 +77,10 @@ pub(super) struct World {
 enum Happening {
     Timer(usize, u32),
     Dial(usize, u32, usize),
+    /// The dialer learns of its link.
+    Opened {
+        wire: u64,
+    },
     Arrive {
         wire: u64,
         to: usize,
@@ -357,6 +362,7 @@ impl World {
             Happening::Sent { wire, end } | Happening::Closed { wire, end, .. } => {
                 self.wires[wire].ends[*end]
             }
+            Happening::Opened { wire } => self.wires[wire].ends[0],
             Happening::Named { at, .. } => *at,
         };
         if let Some(node) = &self.nodes[index]
@@ -383,6 +389,7 @@ impl World {
                 }
             }
             Happening::Dial(from, run, to) => self.dialled(from, run, to),
+            Happening::Opened { wire } => self.open(wire, 0),
             Happening::Arrive { wire, to, frame } => self.arrive(wire, to, frame),
             Happening::Sent { wire, end } => {
                 if self.is_live(wire, end) {
@@ -431,30 +438,39 @@ impl World {
         }
         self.next += 1;
         let number = self.next;
-        let instances = [from, to].map(|index| self.node(index).instance);
-        let mut exporter = [0; 32];
-        exporter[..8].copy_from_slice(&number.to_le_bytes());
         let wire = Wire {
             ends: [from, to],
             runs: [from, to].map(|index| self.node(index).run),
+            instances: [from, to].map(|index| self.node(index).instance),
             open: [true; 2],
-            arrives: [self.now; 2],
+            arrives: [self.now + self.latency; 2],
             proofs_sent: Default::default(),
             proofs_had: Default::default(),
             held: Default::default(),
         };
         self.wires.insert(number, wire);
-        for (end, side) in [(1, Side::Acceptor), (0, Side::Dialer)] {
-            let index = [from, to][end];
-            let opened = Input::LinkOpened {
-                link: LinkId(number),
-                peer: self.ids[[from, to][1 - end]],
-                instance: instances[1 - end],
-                side,
-                exporter,
-            };
-            self.input(index, opened);
+        // Later than the acceptor, so that the ends see crossing links in different orders.
+        let opened = Happening::Opened { wire: number };
+        self.schedule(self.now + self.latency, opened);
+        self.open(number, 1);
+    }
+
+    fn open(&mut self, number: u64, end: usize) {
+        if !self.is_live(number, end) {
+            return;
         }
+        let wire = &self.wires[&number];
+        let mut exporter = [0; 32];
+        exporter[..8].copy_from_slice(&number.to_le_bytes());
+        let opened = Input::LinkOpened {
+            link: LinkId(number),
+            peer: self.ids[wire.ends[1 - end]],
+            instance: wire.instances[1 - end],
+            side: [Side::Dialer, Side::Acceptor][end],
+            exporter,
+        };
+        let index = wire.ends[end];
+        self.input(index, opened);
     }
 
     fn arrive(&mut self, number: u64, to: usize, frame: Bytes) {
