@@ -574,6 +574,7 @@ fn a_peer_that_cannot_be_reached_is_dialled_less_and_less() {
         {
             case.outputs.remove(at);
             dials.push(case.now);
+            assert!(dials.len() < 100, "{dials:?}");
             case.input(Input::DialFailed(PEER));
         }
         case.pass(SECOND / 100);
