@@ -10,10 +10,16 @@ use std::sync::LazyLock;
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use smalti_core::id::{Digest, Instance, NetworkId, PeerId, SecretKey, StreamId, Tag, UniqueId};
+use smalti_core::id::{
+    Digest, GroupId, Instance, NetworkId, PeerId, SecretKey, StreamId, Tag, UniqueId,
+};
 use smalti_core::protocol::discovery::{
     Aged, Catalog, EntryId, Fingerprint, Message, PeerAddr, PeerEntry, Priority, SignedPeerEntry,
     StreamInfo, SyncMessage, VerifiedEntry,
+};
+use smalti_core::protocol::raft::{
+    self, Batch, Charter, CommandsBuilder, Entry, Envelope, Incarnation, Index, Member, Payload,
+    Run, Sequence, SessionId, Term,
 };
 use smalti_core::protocol::streams::segment::{DatumTooLarge, Position, Segment, SegmentWriter};
 use smalti_core::protocol::streams::{Accepted, ConsumerNumber, Refusal, Reply, Subscribe};
@@ -28,7 +34,7 @@ use crate::script::Script;
 use crate::{Body, Seed};
 
 /// The decoders, in the order of the byte that chooses them.
-const DECODERS: [(&str, Body); 9] = [
+const DECODERS: [(&str, Body); 10] = [
     ("frames", frames),
     ("hello", hello),
     ("message", message),
@@ -38,6 +44,7 @@ const DECODERS: [(&str, Body); 9] = [
     ("subscribe", subscribe),
     ("reply", reply),
     ("segment", segment),
+    ("envelope", envelope),
 ];
 
 /// The body of the target.
@@ -161,6 +168,33 @@ fn reply(input: &[u8]) {
     round_trip::<Reply>(input);
 }
 
+/// What members of a group say to each other; commands are looked into, as whoever applies them does.
+fn envelope(input: &[u8]) {
+    let Some(envelope) = round_trip::<Envelope>(input) else {
+        return;
+    };
+    let batches = match envelope.message {
+        raft::Message::Forward { batches } => batches,
+        raft::Message::Append(raft::Append { entries, .. })
+        | raft::Message::Fetched { entries, .. } => {
+            let payloads = entries.into_iter().map(|entry| entry.payload);
+            let batches = payloads.filter_map(|payload| match payload {
+                Payload::Commands(batch) => Some(batch),
+                _ => None,
+            });
+            batches.collect()
+        }
+        _ => return,
+    };
+    for batch in batches {
+        let count = batch.commands.count() as usize;
+        let read = batch.commands.iter().count();
+        assert!(read <= count);
+        assert!(read == count || !batch.commands.is_well_formed());
+        assert!(batch.last() >= batch.first || batch.commands.is_empty());
+    }
+}
+
 /// A segment has one encoding, so that writing its datums anew gives its bytes.
 fn segment(input: &[u8]) {
     let Ok(segment) = Segment::parse(Bytes::copy_from_slice(input)) else {
@@ -280,7 +314,79 @@ pub fn seeds() -> Vec<Seed> {
     }
     writer.seal(&mut frame);
     add("segment", &frame[FRAME_HEADER_LEN..]);
+    for (name, message) in envelopes(key.peer_id()) {
+        let envelope = Envelope {
+            from: Instance::from_bytes([3; 16]),
+            run: Run { boot: 1, id: 2 },
+            to: Some(Instance::from_bytes([4; 16])),
+            incarnation: Some(Incarnation(Digest::of("seed", &[]))),
+            message,
+        };
+        let encoded = encode(&envelope).expect("it can be encoded");
+        add(&format!("envelope-{name}"), &encoded);
+    }
     seeds
+}
+
+fn envelopes(peer: PeerId) -> Vec<(&'static str, raft::Message)> {
+    let member = Member {
+        peer,
+        instance: Instance::from_bytes([4; 16]),
+    };
+    let position = raft::Position {
+        term: Term(2),
+        index: Index(3),
+    };
+    let mut commands = CommandsBuilder::default();
+    commands.push(b"one");
+    commands.push_given_up();
+    let batch = Batch {
+        session: SessionId(Index(2)),
+        first: Sequence(1),
+        acked_through: Sequence::ZERO,
+        commands: commands.take(),
+    };
+    let entry = Entry {
+        term: Term(2),
+        index: Index(4),
+        payload: Payload::Commands(batch.clone()),
+    };
+    let charter = Charter {
+        group: GroupId::named("fuzz"),
+        nonce: [7; 32],
+        founder: member,
+        voters: vec![member],
+        expected: 0,
+        parent: None,
+    };
+    vec![
+        (
+            "append",
+            raft::Message::Append(raft::Append {
+                term: Term(2),
+                previous: position,
+                entries: vec![entry],
+                commit: Index(3),
+                kept_from: Index(1),
+                round: 9,
+            }),
+        ),
+        (
+            "forward",
+            raft::Message::Forward {
+                batches: vec![batch],
+            },
+        ),
+        ("founding", raft::Message::Founding(Box::new(charter))),
+        (
+            "chunk",
+            raft::Message::Chunk {
+                position,
+                number: 0,
+                bytes: Some(Bytes::from_static(b"state")),
+            },
+        ),
+    ]
 }
 
 fn replies(schema: Digest) -> Vec<(&'static str, Reply)> {

@@ -164,6 +164,7 @@ fn memory(in_flight: u64, commands: u64) {
     let config = Config {
         snapshot_interval: u64::MAX,
         log_window: u64::MAX,
+        snapshot_bytes: u64::MAX,
         ..Config::default()
     };
     let mut group = Group::new(&config);

@@ -31,6 +31,7 @@ macro_rules! scripts {
 
 scripts! {
     a1_expect_acknowledges_nothing_before_so_many_have_accepted
+    a1_expect_remembers_who_has_accepted
     a_bond_that_comes_and_goes_loses_nothing
     a_command_of_a_node_that_crashed_is_applied_once_or_not_at_all
     a_command_waits_for_a_leader
@@ -78,6 +79,7 @@ scripts! {
     h22_a_call_is_not_completed_by_another_command_at_its_index
     h23_a_command_given_up_does_not_block_the_next
     h25_the_log_is_dropped_only_below_a_durable_snapshot
+    h26_a_command_of_a_set_back_run_is_not_taken_for_a_duplicate
     h26_a_failed_write_stops_the_member
     h26_a_member_that_was_set_back_votes_again_once_demoted
     h26_a_store_set_back_to_an_earlier_boot
@@ -94,10 +96,13 @@ scripts! {
     learners_are_not_counted
     leave
     leave_of_a_voter_that_is_needed
+    membership_a_removed_voter_is_not_the_only_one_to_know
     membership_an_even_set_is_completed_by_one
+    membership_changes_wait_until_the_founding_is_confirmed
     membership_one_change_at_a_time
     membership_three_to_five
     observer
+    observer_that_was_a_voter_is_replaced
     reads
     reads_are_asked_again_of_the_next_leader
     replication_an_acknowledgement_is_durable

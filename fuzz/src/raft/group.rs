@@ -8,7 +8,7 @@ use smalti_core::id::{Digest, GroupId, Instance, PeerId};
 use smalti_core::protocol::Machine as _;
 use smalti_core::protocol::raft::{
     AppendOutcome, CallId, Config, Entry, Envelope, FoundingRule, HardState, Identity, Incarnation,
-    Index, Input, LeadershipPreference, Member, Message, Output, Raft, ReadId, StopReason,
+    Index, Input, LeadershipPreference, Member, Message, Output, Raft, ReadId, Run, StopReason,
     StorageClass, StorageError, StoreImage, Verdict, Version, Write, WriteId,
 };
 use smalti_core::time::{Duration, Instant};
@@ -57,7 +57,7 @@ pub(super) struct Node {
     /// Each with what had been acknowledged when it was asked for.
     reads: BTreeMap<ReadId, BTreeMap<Incarnation, Index>>,
     /// What it last said of itself.
-    pub(super) header: Option<(Instance, u64, Option<Incarnation>)>,
+    pub(super) header: Option<(Instance, Run, Option<Incarnation>)>,
 }
 
 /// The group.
@@ -380,7 +380,7 @@ impl Group {
             self.check_promise(from, to, &envelope);
         }
         let node = &mut self.nodes[from];
-        node.header = Some((envelope.from, envelope.boot, envelope.incarnation));
+        node.header = Some((envelope.from, envelope.run, envelope.incarnation));
         if node.is_bonded(to) {
             self.post(Parcel { from, to, envelope });
         }

@@ -6,7 +6,7 @@ use smalti_core::id::{Digest, GroupId, Instance};
 use smalti_core::protocol::raft::{
     Append, AppendOutcome, AppendReply, Batch, Candidacy, Charter, Commands, CommandsBuilder,
     Configuration, Entry, Envelope, Hello, Incarnation, Index, LeadershipPreference, Manifest,
-    Member, Message, Owner, Payload, Position, Sequence, SessionId, Status, Term, Verdict,
+    Member, Message, Owner, Payload, Position, Run, Sequence, SessionId, Status, Term, Verdict,
 };
 use smalti_core::wire::{decode, encode};
 
@@ -97,19 +97,20 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
 
     /// An envelope that its addressee takes, most of the time.
     fn parcel(&mut self, to: usize, message: Message) -> Parcel {
-        let unknown = (Instance::from_bytes([0; 16]), 0, None);
-        let (mut from, mut boot, theirs) = self.group.nodes[self.from].header.unwrap_or(unknown);
+        let unknown = (Instance::from_bytes([0; 16]), Run::default(), None);
+        let (mut from, mut run, theirs) = self.group.nodes[self.from].header.unwrap_or(unknown);
         let mut incarnation = self.status.incarnation;
         match self.script.below(16) {
             0 => from = Instance::from_bytes([self.script.byte(); 16]),
-            1 => boot = self.number(boot),
+            1 => run.boot = self.number(run.boot),
+            4 => run.id = self.number(run.id),
             2 => incarnation = theirs,
             3 => incarnation = Some(self.incarnation()),
             _ => {}
         }
         let envelope = Envelope {
             from,
-            boot,
+            run,
             to: Some(self.status.me.instance),
             incarnation,
             message,
@@ -265,7 +266,10 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             1 => Payload::Configuration(self.configuration()),
             2 => Payload::Open(Owner {
                 member: self.member(),
-                boot: self.number(1),
+                run: Run {
+                    boot: self.number(1),
+                    id: self.number(0),
+                },
             }),
             3..=5 => Payload::Commands(self.batch()),
             6 => Payload::SnapshotPoint,
@@ -381,9 +385,9 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             SessionId(Index(1)),
             Owner {
                 member: self.status.me,
-                boot: self.group.nodes[self.from]
+                run: self.group.nodes[self.from]
                     .header
-                    .map_or(0, |header| header.1),
+                    .map_or(Run::default(), |header| header.1),
             },
             Sequence(edge),
             position.index,

@@ -45,12 +45,14 @@ fn print(
     outcome: &Outcome,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let nodes = options.nodes(scenario.nodes());
+    // A scenario may draw how many nodes it has, so only what was asked for is known here.
+    let nodes = options.nodes.map(|nodes| format!(", {nodes} nodes"));
     writeln!(
         out,
-        "{} seed {}, {nodes} nodes",
+        "{} seed {}{}",
         scenario.name(),
-        arguments.seed
+        arguments.seed,
+        nodes.unwrap_or_default()
     )?;
     for line in outcome.trace.lines() {
         writeln!(out, "{line}")?;

@@ -27,8 +27,19 @@ pub(super) fn run(
         seeds += tally.seeds;
         failures += tally.failures;
     }
-    writeln!(out, "{seeds} seeds, {failures} failures")?;
+    writeln!(
+        out,
+        "{}, {}",
+        counted(seeds, "seed"),
+        counted(failures, "failure")
+    )?;
     Ok(Ok(failures == 0))
+}
+
+/// So many of something.
+fn counted(count: u64, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 /// What all seeds of a scenario have given together.

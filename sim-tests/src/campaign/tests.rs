@@ -183,7 +183,7 @@ fn a_replay_prints_hash_events_time_and_what_else_is_asked_for() {
     let (code, text) = campaign("replay brittle --seed 6");
     assert_eq!(code, 1);
     for part in [
-        "brittle seed 6, 3 nodes",
+        "brittle seed 6",
         "\ntrace hash: ",
         "\nevents: 3\n",
         "\nsimulated time: 60.000 s\n",

@@ -27,7 +27,7 @@ pub(super) fn of_input(input: &Input) -> u64 {
 
 fn of_envelope(envelope: &Envelope) -> u64 {
     let mut hasher = TraceHasher::new();
-    (envelope.from, envelope.boot, envelope.to).hash(&mut hasher);
+    (envelope.from, envelope.run, envelope.to).hash(&mut hasher);
     envelope.incarnation.hash(&mut hasher);
     message(&envelope.message, &mut hasher);
     hasher.finish()

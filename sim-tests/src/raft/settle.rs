@@ -144,10 +144,15 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
                 let of = alive.get(voter);
                 of.is_some_and(|of| of.is_none_or(|of| of == incarnation))
             });
-            // A broken member may be made a voter before its leader misses it.
+            // A broken member may be made a voter before its leader misses it: also one whose earlier life
+            // still is a voter.
             let is_other = |node: &&NodeIndex| {
+                let me = world.machine(**node).map(|machine| machine.status().me);
                 let mut voters = configuration.voters.iter();
-                !voters.any(|voter| peers::node(&voter.peer) == **node)
+                !voters.any(|voter| match me {
+                    Some(me) => *voter == me,
+                    None => peers::node(&voter.peer) == **node,
+                })
             };
             let voters = configuration.voters.len() + broken.iter().filter(is_other).count();
             let alive = alive.count();

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use smalti_core::id::{Digest, GroupId, Instance, PeerId};
 use smalti_core::protocol::raft::{
     Batch, CommandsBuilder, Configuration, Entry, HardState, Incarnation, Index, Manifest, Member,
-    Owner, Payload, Position, Sequence, SessionId, StagedChunk, StoreImage, Term, Write,
+    Owner, Payload, Position, Run, Sequence, SessionId, StagedChunk, StoreImage, Term, Write,
 };
 
 use crate::Contents;
@@ -188,7 +188,10 @@ impl Script {
             1 => Payload::Configuration(self.configuration()),
             2 => Payload::Open(Owner {
                 member: self.member(),
-                boot: self.rng.random(),
+                run: Run {
+                    boot: self.rng.random(),
+                    id: self.rng.random(),
+                },
             }),
             _ => {
                 let mut commands = CommandsBuilder::default();

@@ -81,11 +81,15 @@ pub struct Config {
     pub storage: StorageClass,
     /// A snapshot is taken each time so many entries have been committed. Default: 16,384.
     pub snapshot_interval: u64,
+    /// A snapshot is also taken when entries of about so many bytes have been committed since the last one, and
+    /// no more than that is kept below it. Default: 64 MiB.
+    pub snapshot_bytes: u64,
     /// So many entries below the snapshot are kept, so that small gaps need none. Default: 16,384.
     pub log_window: u64,
     /// Sessions that a group keeps; opening one more ends the one unused for longest. Default: 4,096.
     pub sessions_max: u32,
-    /// Bytes of outputs kept for one session; above, the oldest go. Default: 1 MiB.
+    /// Bytes of outputs kept for one session; above, the oldest go, and before that where all sessions together
+    /// keep more than 64 MiB. Default: 1 MiB.
     pub session_bytes_max: u32,
     /// The rule that this member breaks.
     #[cfg(smalti_mutants)]
@@ -108,6 +112,7 @@ impl Default for Config {
             founding: FoundingRule::Any,
             storage: StorageClass::Volatile,
             snapshot_interval: 16_384,
+            snapshot_bytes: 64 << 20,
             log_window: 16_384,
             sessions_max: 4_096,
             session_bytes_max: 1 << 20,
@@ -155,6 +160,7 @@ impl Config {
                 u64::from(self.max_missed_heartbeats),
             ),
             ("snapshot_interval", self.snapshot_interval),
+            ("snapshot_bytes", self.snapshot_bytes),
             ("sessions_max", u64::from(self.sessions_max)),
         ];
         if let Some((what, _)) = counts.into_iter().find(|(_, count)| *count == 0) {

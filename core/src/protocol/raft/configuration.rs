@@ -13,9 +13,13 @@ use crate::id::PeerId;
 pub struct Configuration {
     /// The voters.
     pub voters: BTreeSet<Member>,
-    /// How often each peer has been demoted: it is promoted the later for it.
+    /// How often each peer has been demoted: it is promoted the later for it. Kept for
+    /// the 64 that were demoted most often.
     pub demotions: BTreeMap<PeerId, u32>,
 }
+
+/// Peers of which a configuration knows how often they were demoted.
+const DEMOTIONS_MAX: usize = 64;
 
 impl Configuration {
     /// So many voters are a majority.
@@ -28,6 +32,20 @@ impl Configuration {
     #[must_use]
     pub fn is_voter(&self, member: &Member) -> bool {
         self.voters.contains(member)
+    }
+
+    /// Counts a demotion of `peer`.
+    pub(super) fn note_demotion(&mut self, peer: PeerId) {
+        let demotions = self.demotions.entry(peer).or_default();
+        *demotions = demotions.saturating_add(1);
+        // Peers that come back under another key each time would fill the log with their names.
+        if self.demotions.len() > DEMOTIONS_MAX {
+            let others = self.demotions.iter().filter(|(other, _)| **other != peer);
+            let least = others.min_by_key(|(other, count)| (**count, **other));
+            if let Some(least) = least.map(|(other, _)| *other) {
+                self.demotions.remove(&least);
+            }
+        }
     }
 
     /// The greatest value that a majority of voters has reached, where `of` says what each has.
@@ -52,5 +70,30 @@ impl Configuration {
             .len()
             .checked_sub(self.majority())
             .map_or(0, |at| values[at])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_demoted_most_often_are_remembered() {
+        let peer = |n: u8| PeerId::from_bytes([n; 32]);
+        let mut configuration = Configuration::default();
+        for _ in 0..3 {
+            configuration.note_demotion(peer(0));
+        }
+        for n in 1..200 {
+            configuration.note_demotion(peer(n));
+        }
+        let demotions = &configuration.demotions;
+        assert_eq!(demotions.len(), DEMOTIONS_MAX);
+        assert_eq!(demotions.get(&peer(0)), Some(&3));
+        assert_eq!(
+            demotions.get(&peer(199)),
+            Some(&1),
+            "the last one is not forgotten at once"
+        );
     }
 }

@@ -20,7 +20,7 @@ use super::messages::{Envelope, Hello, Message};
 use super::mutants::mutant;
 use super::status::Role;
 use super::store::{HardState, Recovered};
-use super::types::{Incarnation, Index, Member, Position, Term};
+use super::types::{Incarnation, Index, Member, Position, Run, Term};
 use crate::id::{GroupId, Instance, PeerId};
 use crate::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ pub(super) enum State {
 pub(super) struct Peer {
     /// Its present life; `None` before its first hello.
     pub(super) instance: Option<Instance>,
-    pub(super) boot: u64,
+    pub(super) run: Run,
     pub(super) incarnation: Option<Incarnation>,
     pub(super) preference: LeadershipPreference,
     pub(super) commit: Index,
@@ -66,7 +66,7 @@ impl Peer {
     fn new(now: Instant) -> Self {
         Self {
             instance: None,
-            boot: 0,
+            run: Run::default(),
             incarnation: None,
             preference: LeadershipPreference::Normal,
             commit: Index::ZERO,
@@ -86,7 +86,7 @@ pub(super) struct Core {
     pub(super) preference: LeadershipPreference,
     pub(super) rng: ChaCha8Rng,
     pub(super) me: Member,
-    pub(super) boot: u64,
+    pub(super) run: Run,
     pub(super) recovered: Index,
     pub(super) incarnation: Option<Incarnation>,
     pub(super) term: Term,
@@ -159,7 +159,10 @@ impl Core {
                 peer: identity.peer,
                 instance,
             },
-            boot: hard_state.map_or(0, |hard| hard.boot) + u64::from(is_durable),
+            run: Run {
+                boot: hard_state.map_or(0, |hard| hard.boot) + u64::from(is_durable),
+                id: 0,
+            },
             recovered: last,
             incarnation: hard_state.and_then(|hard| hard.incarnation),
             term: hard_state.map_or(Term::ZERO, |hard| hard.term),
@@ -192,6 +195,7 @@ impl Core {
         } else {
             core.await_leader(now);
         }
+        core.run.id = core.random();
         core.persist_hard_state();
         core
     }
@@ -237,7 +241,7 @@ impl Core {
     pub(super) fn persist_hard_state(&mut self) {
         let hard_state = HardState {
             instance: self.me.instance,
-            boot: self.boot,
+            boot: self.run.boot,
             incarnation: self.incarnation,
             term: self.term,
             vote: self.vote,
@@ -253,6 +257,9 @@ impl Core {
             payload,
         };
         let index = entry.index;
+        if let State::Leader(leading) = &mut self.state {
+            leading.backlog.appended(index, entry.size());
+        }
         self.disk.append(&entry);
         self.log.append(entry);
         index
@@ -273,7 +280,7 @@ impl Core {
         let to = self.peers.get(&peer)?.instance?;
         Some(Envelope {
             from: self.me.instance,
-            boot: self.boot,
+            run: self.run,
             to: Some(to),
             incarnation: self.incarnation,
             message,
@@ -449,7 +456,7 @@ impl Core {
         };
         // Votes and acknowledgements are promises of one life. Another has forgotten what this one knew,
         // and knows nothing of what this one promised.
-        let is_known = peer.instance == Some(envelope.from) && peer.boot == envelope.boot;
+        let is_known = peer.instance == Some(envelope.from) && peer.run == envelope.run;
         let is_for_us = envelope.to == Some(me);
         if !(is_known && is_for_us) && peer.hello_at == Instant::FAR_FUTURE {
             // One of us takes the other for somebody that it no longer is.
@@ -536,7 +543,7 @@ impl Core {
         };
         let envelope = Envelope {
             from: self.me.instance,
-            boot: self.boot,
+            run: self.run,
             to: peer.instance,
             incarnation: self.incarnation,
             message: Message::Hello(hello),
@@ -562,8 +569,9 @@ impl Core {
         };
         let pong = if is_for_us { hello.pong } else { 0 };
         let is_same_life = peer.instance == Some(envelope.from);
-        if is_same_life && envelope.boot < peer.boot {
-            // A message from before the restart, unless it answers what was asked after it.
+        if is_same_life && envelope.run.is_set_back_from(peer.run) {
+            // A message from before the restart, unless it answers what was asked after it: then the store
+            // was set back.
             if pong >= peer.booted_at_ping && pong > 0 && me_leads {
                 let member = Member {
                     peer: id,
@@ -578,18 +586,18 @@ impl Core {
         if takes_us_for_another {
             peer.hello_at = now;
         }
-        if is_same_life && envelope.boot == peer.boot && hello.ping < peer.ping {
+        if is_same_life && envelope.run == peer.run && hello.ping < peer.ping {
             peer.pong = peer.pong.max(pong);
             return false;
         }
-        let is_new_boot = !is_same_life || envelope.boot > peer.boot;
+        let is_new_boot = !is_same_life || envelope.run != peer.run;
         let is_new = is_new_boot || hello.ping > peer.ping;
         let old_life = peer.instance.filter(|_| !is_same_life);
         if is_new_boot {
             peer.pong = 0;
         }
         peer.instance = Some(envelope.from);
-        peer.boot = envelope.boot;
+        peer.run = envelope.run;
         let goes_on = is_same_life && peer.incarnation == envelope.incarnation;
         peer.commit = if goes_on {
             peer.commit.max(hello.commit)
@@ -625,8 +633,8 @@ impl Core {
                     peer: id,
                     instance: envelope.from,
                 };
-                let (boot, recovered) = (envelope.boot, hello.recovered);
-                leading.joined(now, member, last, is_new_boot, boot, recovered);
+                let (run, recovered) = (envelope.run, hello.recovered);
+                leading.joined(now, member, last, is_new_boot, run, recovered);
             }
         }
         true

@@ -9,6 +9,9 @@ use super::store::{HardState, Manifest, StagedChunk, Write};
 use super::types::Index;
 use crate::id::PeerId;
 
+/// Messages that wait for the disk, at most.
+const HELD_MAX: usize = 4_096;
+
 /// Collects the writes of one turn into one, numbers them, and keeps back what must not be said before
 /// they are durable.
 ///
@@ -169,6 +172,11 @@ impl Disk {
         if self.is_durable(latest) {
             outputs.push_back(Output::Send(to, envelope));
         } else {
+            // A disk that hangs is not to fill the memory. Any message may be lost, and the latest of them say
+            // most.
+            if self.held.len() >= HELD_MAX {
+                self.held.pop_front();
+            }
             self.held.push_back((latest, to, envelope));
         }
     }
@@ -206,9 +214,44 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::id::Digest;
+    use crate::id::{Digest, Instance};
+    use crate::protocol::raft::Run;
     use crate::protocol::raft::configuration::Configuration;
+    use crate::protocol::raft::messages::Message;
     use crate::protocol::raft::types::{Incarnation, Position, Term};
+
+    #[test]
+    fn while_the_disk_hangs_the_latest_messages_wait() {
+        let peer = PeerId::from_bytes([1; 32]);
+        let envelope = |term| Envelope {
+            from: Instance::from_bytes([1; 16]),
+            run: Run::default(),
+            to: None,
+            incarnation: None,
+            message: Message::TimeoutNow { term: Term(term) },
+        };
+        let mut outputs = VecDeque::new();
+        let mut disk = Disk::new(true, Index(9));
+        disk.compact_through(Index(1));
+        let sent = HELD_MAX as u64 + 10;
+        for term in 0..sent {
+            disk.send_durably(peer, envelope(term), &mut outputs);
+        }
+        disk.flush(&mut outputs);
+        assert_eq!(outputs.len(), 1, "the write");
+        disk.persisted(WriteId(1), &mut outputs);
+        let terms: Vec<u64> = outputs
+            .iter()
+            .filter_map(|output| match output {
+                Output::Send(_, envelope) => match envelope.message {
+                    Message::TimeoutNow { term } => Some(term.0),
+                    _ => None,
+                },
+                _ => None,
+            })
+            .collect();
+        assert_eq!(terms, (10..sent).collect::<Vec<_>>());
+    }
 
     #[test]
     fn a_chunk_of_the_next_snapshot_is_not_written_with_the_one_before() {

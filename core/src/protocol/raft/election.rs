@@ -133,8 +133,9 @@ impl Core {
         pre: bool,
     ) -> Verdict {
         // The candidate's configuration says who votes, not ours: a member that was promoted may be needed
-        // before it has heard of it (schedule H17). An observer is never in one.
-        if self.is_observer() {
+        // before it has heard of it (schedule H17). An observer is in none, but where it was a voter before it began
+        // to observe: then the others may need it to elect a leader that demotes it.
+        if self.is_observer() && !self.is_voter() {
             return Verdict::Abstained;
         }
         if mutant!(self.config, PromotedLearnerRefusesVote) && !self.is_voter() {
@@ -236,12 +237,14 @@ impl Core {
         let mut leading = Leading::new(now, self.term);
         let last = self.last().index;
         let bonded = self.bonded_members();
-        let bonded: Vec<_> = bonded.map(|(member, peer)| (member, peer.boot)).collect();
+        let bonded: Vec<_> = bonded
+            .map(|(member, peer)| (member, Some(peer.run)))
+            .collect();
         let voters = self.configuration().voters.iter();
-        for (member, boot) in voters.map(|voter| (*voter, 0)).chain(bonded) {
+        for (member, run) in voters.map(|voter| (*voter, None)).chain(bonded) {
             if member != self.me {
                 let mut progress = Progress::new(now, last);
-                progress.boot = boot;
+                progress.run = run;
                 leading.progress.insert(member, progress);
             }
         }

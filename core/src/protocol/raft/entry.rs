@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use super::configuration::Configuration;
-use super::types::{Charter, Index, Member, Position, Sequence, Term};
+use super::types::{Charter, Index, Member, Position, Run, Sequence, Term};
 
 /// One entry of the log. Cheap to clone: commands are shared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,8 +73,8 @@ pub struct SessionId(pub Index);
 pub struct Owner {
     /// The member.
     pub member: Member,
-    /// How often its store had been opened; always 0 in memory.
-    pub boot: u64,
+    /// Its run.
+    pub run: Run,
 }
 
 /// Commands of one session that follow each other.

@@ -17,6 +17,8 @@ use crate::time::Instant;
 
 /// `Any` waits for candidates it has not met so many times as long as for others.
 const PATIENCE: u32 = 3;
+/// News of candidates put a founding off no longer than so many times the quiet that it wants.
+const NEWS_PATIENCE: u32 = 10;
 
 /// What a member without an incarnation keeps.
 #[derive(Debug)]
@@ -25,7 +27,7 @@ pub(super) struct Candidacy {
     since: Instant,
     /// When a candidate was last met for the first time.
     news_at: Instant,
-    met: BTreeSet<Member>,
+    met: BTreeSet<PeerId>,
     /// A founding that it proposes.
     attempt: Option<Attempt>,
     /// Whom it has promised to take part, and until when. Nothing rests on it: it only keeps two
@@ -76,7 +78,8 @@ impl Core {
     /// When it will have been quiet for long enough to found.
     fn quiet_at(&self, candidacy: &Candidacy) -> Instant {
         let delay = self.config.bootstrap_delay;
-        let quiet = candidacy.news_at + delay;
+        // Peers that come and go, or start again and again, do not put it off for ever.
+        let quiet = (candidacy.news_at + delay).min(candidacy.since + delay * NEWS_PATIENCE);
         if self.surroundings.incomplete && self.config.founding == FoundingRule::Any {
             // Somebody is known of that was not met yet: two foundings would be the price of haste
             // (schedule H13).
@@ -110,25 +113,19 @@ impl Core {
 
     /// Who is there has changed, or time has passed.
     pub(super) fn go_on_founding(&mut self, now: Instant) {
-        let present: BTreeSet<Member> = self
+        let present: BTreeSet<PeerId> = self
             .peers
             .iter()
-            .filter(|(_, peer)| peer.incarnation.is_none())
-            .filter_map(|(id, peer)| {
-                let instance = peer.instance?;
-                Some(Member {
-                    peer: *id,
-                    instance,
-                })
-            })
+            .filter(|(_, peer)| peer.incarnation.is_none() && peer.instance.is_some())
+            .map(|(id, _)| *id)
             .collect();
         let State::Candidate(candidacy) = &mut self.state else {
             return;
         };
-        if present.iter().any(|member| !candidacy.met.contains(member)) {
-            candidacy.met.extend(present);
+        if !present.is_subset(&candidacy.met) {
             candidacy.news_at = now;
         }
+        candidacy.met = present;
         if candidacy.promised.is_some_and(|(_, until)| until <= now) {
             candidacy.promised = None;
         }

@@ -1,10 +1,10 @@
 //! What a leader keeps while it leads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::progress::Progress;
 use super::reads::Reads;
-use super::types::{Index, Member, Term};
+use super::types::{Index, Member, Run, Term};
 use crate::time::Instant;
 
 /// A handover of leadership.
@@ -15,6 +15,34 @@ pub(super) struct Transfer {
     pub(super) until: Instant,
     /// The target was told to stand for election.
     pub(super) is_told: bool,
+}
+
+/// The entries that a leader has appended and not committed, by their bytes.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    entries: VecDeque<(Index, usize)>,
+    bytes: usize,
+}
+
+impl Backlog {
+    pub(super) fn appended(&mut self, index: Index, bytes: usize) {
+        self.entries.push_back((index, bytes));
+        self.bytes += bytes;
+    }
+
+    pub(super) fn committed(&mut self, through: Index) {
+        while let Some((index, bytes)) = self.entries.front()
+            && *index <= through
+        {
+            self.bytes -= bytes;
+            self.entries.pop_front();
+        }
+    }
+
+    /// The bytes of all of them, about.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 /// The state of a leader. Gone with the term.
@@ -35,8 +63,10 @@ pub(super) struct Leading {
     /// As many as the founding expects have accepted it.
     pub(super) is_accepted: bool,
     pub(super) since: Instant,
-    /// The member that asked to vote no longer.
-    pub(super) leavers: Vec<Member>,
+    /// What is not committed yet of what it has appended.
+    pub(super) backlog: Backlog,
+    /// The voters that asked to vote no longer.
+    pub(super) leavers: BTreeSet<Member>,
     pub(super) term: Term,
 }
 
@@ -53,20 +83,21 @@ impl Leading {
             held: None,
             is_accepted: false,
             since: now,
-            leavers: Vec::new(),
+            backlog: Backlog::default(),
+            leavers: BTreeSet::new(),
             term,
         }
     }
 
-    /// A member of our incarnation has said who it is; our log ends at `last`. `boot`: how often its store
-    /// was opened, and `recovered`: how far its log went then.
+    /// A member of our incarnation has said who it is; our log ends at `last`. `recovered`: how far its
+    /// log went when its `run` began.
     pub(super) fn joined(
         &mut self,
         now: Instant,
         member: Member,
         last: Index,
         is_new: bool,
-        boot: u64,
+        run: Run,
         recovered: Index,
     ) {
         let progress = self
@@ -75,11 +106,14 @@ impl Leading {
             .or_insert_with(|| Progress::new(now, last));
         // One that restarts with less than it had acknowledged, or from before its last start, was set back,
         // and what was counted on it may be gone.
-        if boot != progress.boot {
-            if boot < progress.boot || recovered < progress.matched {
+        if progress.run != Some(run) {
+            let is_set_back = progress
+                .run
+                .is_some_and(|before| run.is_set_back_from(before));
+            if is_set_back || recovered < progress.matched {
                 progress.set_back();
             }
-            progress.boot = boot;
+            progress.run = Some(run);
         }
         if is_new {
             progress.reconnected(last);
@@ -100,5 +134,24 @@ impl Leading {
         if let Some(progress) = self.progress.get_mut(&member) {
             progress.set_back();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_committed_is_no_backlog() {
+        let mut backlog = Backlog::default();
+        backlog.appended(Index(4), 10);
+        backlog.appended(Index(5), 20);
+        assert_eq!(backlog.bytes(), 30);
+        backlog.committed(Index(3));
+        assert_eq!(backlog.bytes(), 30);
+        backlog.committed(Index(4));
+        assert_eq!(backlog.bytes(), 20);
+        backlog.committed(Index(9));
+        assert_eq!(backlog.bytes(), 0);
     }
 }

@@ -159,6 +159,20 @@ impl Log {
         taken.map(|(_, entry)| entry.clone()).collect()
     }
 
+    /// The lowest index from which on the log up to `end` has at most so many entries and bytes. That of `end`
+    /// at the most, and what is kept at the least.
+    pub(super) fn window_from(&self, end: Index, entries: u64, bytes: u64) -> Index {
+        let lowest = end.0.saturating_sub(entries);
+        let (mut from, mut left) = (end.next(), bytes);
+        while from.0 > lowest + 1
+            && let Some(entry) = self.entry(from.previous())
+            && let Some(rest) = left.checked_sub(entry.size() as u64)
+        {
+            (from, left) = (from.previous(), rest);
+        }
+        from
+    }
+
     /// The highest position, at or below `index`, whose term is not above `term`: where two logs that
     /// differ at `index` may still agree. The base where none that is kept qualifies.
     pub(super) fn agree_at_most(&self, index: Index, term: Term) -> Position {
@@ -282,6 +296,18 @@ mod tests {
         assert_eq!(indexes(2, 2 * size, 9), [2, 3]);
         assert_eq!(indexes(1, 9 * size, 3), [1, 2, 3]);
         assert_eq!(indexes(5, 9 * size, 3), [0; 0]);
+    }
+
+    #[test]
+    fn a_window_is_bounded_by_entries_and_by_bytes() {
+        let mut log = log(&[1; 9]);
+        let size = entry(1, 1).size() as u64;
+        assert_eq!(log.window_from(Index(8), 3, u64::MAX), Index(6));
+        assert_eq!(log.window_from(Index(8), 3, 2 * size), Index(7));
+        assert_eq!(log.window_from(Index(8), 0, u64::MAX), Index(9));
+        assert_eq!(log.window_from(Index(8), u64::MAX, u64::MAX), Index(1));
+        log.compact_through(Index(4));
+        assert_eq!(log.window_from(Index(8), u64::MAX, u64::MAX), Index(5));
     }
 
     #[test]

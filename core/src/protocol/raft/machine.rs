@@ -8,7 +8,7 @@ use super::asking::Asking;
 use super::catch_up::{CatchUp, Gained, Gap, LogView, SnapshotShelf, fetch};
 use super::client::Client;
 use super::config::{Config, LeadershipPreference};
-use super::core::Core;
+use super::core::{Core, State};
 use super::entry::{Batch, Entry, Owner, Payload};
 use super::io::{CallId, CallOutcome, Event, Input, Output, ReadId, StopReason, WriteId};
 use super::messages::{Envelope, Message};
@@ -19,13 +19,15 @@ use super::saving::Saving;
 use super::state::{RestoreError, StateMachine};
 use super::status::{Role, Status};
 use super::store::{Recovered, Snapshot};
-use super::types::{Index, Member};
+use super::types::{Index, Member, Run};
 use crate::id::{GroupId, PeerId};
 use crate::protocol::Machine;
 use crate::time::Instant;
 
 /// Entries that a leader has not committed yet, at most: what comes above is left to be sent again.
 const UNCOMMITTED_MAX: u64 = 65_536;
+/// Their bytes, at most, but for the last of them.
+const UNCOMMITTED_BYTES_MAX: usize = 64 << 20;
 /// Full scans of the invariants run once in so many calls.
 const FULL_CHECK_EVERY: u32 = 1_024;
 
@@ -80,10 +82,10 @@ impl<S: StateMachine> Raft<S> {
         }
         let (storage, forward_timeout) = (config.storage, config.forward_timeout);
         let mut shelf = SnapshotShelf::new(&config);
-        let mut core = Core::new(now, identity, config, recovered.as_ref(), rng);
+        let core = Core::new(now, identity, config, recovered.as_ref(), rng);
         let owner = Owner {
             member: core.me,
-            boot: core.boot,
+            run: core.run,
         };
         let mut replica = Replica::new(core.config.clone(), owner, state);
         let mut saved = Index::ZERO;
@@ -95,7 +97,7 @@ impl<S: StateMachine> Raft<S> {
         }
         Ok(Self {
             client: Client::new(owner, forward_timeout),
-            asking: Asking::new(core.random()),
+            asking: Asking::new(core.run.id),
             catch_up: None,
             saving: Saving::new(storage, saved),
             core,
@@ -177,12 +179,12 @@ impl<S: StateMachine> Raft<S> {
         // Each incarnation has a log of its own: what is said of one means nothing in another.
         let is_ours = core.incarnation.is_some() && envelope.incarnation == core.incarnation;
         if is_ours || (core.incarnation.is_some() && mutant!(core.config, IncarnationIgnored)) {
-            self.member_message(now, from, envelope.boot, envelope.message);
+            self.member_message(now, from, envelope.run, envelope.message);
         }
     }
 
     /// A message of a member of our incarnation, in its present life.
-    fn member_message(&mut self, now: Instant, from: Member, boot: u64, message: Message) {
+    fn member_message(&mut self, now: Instant, from: Member, run: Run, message: Message) {
         let core = &mut self.core;
         match message {
             Message::PreVote(candidacy) => core.on_candidacy(now, from, candidacy, true),
@@ -206,7 +208,7 @@ impl<S: StateMachine> Raft<S> {
             Message::Forward { batches } => self.forwarded(from, batches),
             Message::OpenSession => {
                 if core.takes_commands() && !self.is_full() {
-                    let owner = Owner { member: from, boot };
+                    let owner = Owner { member: from, run };
                     self.core.append_own(Payload::Open(owner));
                 } else {
                     self.refuse(from);
@@ -296,7 +298,12 @@ impl<S: StateMachine> Raft<S> {
     }
 
     fn is_full(&self) -> bool {
-        self.core.last().index.0 - self.core.commit.0 >= UNCOMMITTED_MAX
+        let bytes = match &self.core.state {
+            State::Leader(leading) => leading.backlog.bytes(),
+            _ => 0,
+        };
+        let entries = self.core.last().index.0 - self.core.commit.0;
+        entries >= UNCOMMITTED_MAX || bytes >= UNCOMMITTED_BYTES_MAX
     }
 
     // ---- Catching up ----
@@ -471,7 +478,7 @@ impl<S: StateMachine> Raft<S> {
         if mutant!(core.config, CompactBeyondDurableSnapshot) {
             covered = self.replica.applied().index;
         }
-        let wanted = Index(covered.0.saturating_sub(core.config.log_window)).next();
+        let wanted = self.saving.window_from(covered, core);
         if wanted <= core.log.kept_from() {
             return;
         }
@@ -615,7 +622,7 @@ impl<S: StateMachine> Raft<S> {
     fn note_left_incarnation(&mut self) {
         let owner = Owner {
             member: self.core.me,
-            boot: self.core.boot,
+            run: self.core.run,
         };
         if self.client.owner() == owner {
             return;

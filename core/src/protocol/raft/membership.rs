@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use super::config::LeadershipPreference;
+use super::config::{FoundingRule, LeadershipPreference};
 use super::configuration::Configuration;
 use super::core::{Core, State};
 use super::entry::Payload;
@@ -15,7 +15,7 @@ use super::io::StopReason;
 use super::leading::Transfer;
 use super::messages::Message;
 use super::mutants::mutant;
-use super::types::Member;
+use super::types::{Index, Member};
 use crate::time::{Duration, Instant};
 
 /// A member that was demoted often waits no longer than this for its next promotion.
@@ -26,6 +26,8 @@ const LAG_MAX: u64 = 256;
 /// A change of voters that is called for.
 #[derive(Debug, PartialEq, Eq)]
 enum Change {
+    /// The voters of the founding, once more.
+    Confirm,
     Add(Vec<Member>),
     Remove(Member),
 }
@@ -74,6 +76,7 @@ impl Core {
         };
         let peers = &self.peers;
         let ours = self.incarnation;
+        leading.leavers.retain(|member| voters.is_voter(member));
         leading.progress.retain(|member, _| {
             let peer = peers.get(&member.peer);
             let is_here = peer.is_some_and(|peer| {
@@ -117,6 +120,36 @@ impl Core {
         if !self.may_change() {
             return None;
         }
+        let silent = self.silent_voters(now);
+        let change = self.change_of_voters(now, &silent);
+        let configured_at = self.log.configured_at();
+        if configured_at == Index(1) {
+            // `Expect`: that so many have accepted is not to be forgotten where all start again and one of
+            // them never comes back.
+            let expects = matches!(self.config.founding, FoundingRule::Expect(2..));
+            let is_called_for = expects || change.is_some() || self.has_learners();
+            return is_called_for.then_some(Change::Confirm);
+        }
+        let change = change?;
+        // A voter that has nothing but the founding may leave it, where it sees that most of those listed
+        // there are in another life. It would not see that they have been replaced since, nor that the group
+        // still needs it. So the voters change only once all of them have an entry that keeps them from
+        // leaving: the confirmation, or a later change.
+        let State::Leader(leading) = &self.state else {
+            return None;
+        };
+        let may_still_leave = |voter: &&Member| {
+            let matched = leading.progress.get(voter).map(|it| it.matched);
+            **voter != self.me && !silent.contains(voter) && matched < Some(configured_at)
+        };
+        let voters = self.configuration().voters.iter();
+        let mut waits_for = voters.filter(may_still_leave);
+        let goes = |voter: &Member| change == Change::Remove(*voter);
+        waits_for.all(goes).then_some(change)
+    }
+
+    /// The change that would be for the best, whether or not it is time for it.
+    fn change_of_voters(&self, now: Instant, silent: &[Member]) -> Option<Change> {
         let State::Leader(leading) = &self.state else {
             return None;
         };
@@ -125,18 +158,13 @@ impl Core {
         let count = voters.len();
         let max = self.config.max_voters as usize;
 
-        if let Some(leaver) = leading
-            .leavers
-            .iter()
-            .find(|leaver| voters.contains(leaver))
-        {
+        if let Some(leaver) = leading.leavers.iter().find(|it| voters.contains(it)) {
             let remaining = voters.iter().filter(|voter| *voter != leaver);
             if count > 1 && self.most_keep_up(now, remaining.copied()) {
                 return Some(Change::Remove(*leaver));
             }
         }
 
-        let silent: Vec<Member> = self.silent_voters(now);
         // The majority of an even set is no smaller than that of the odd set above it: one that is silent
         // is of no use there. Of five, two that are silent go together, one after the other. Three stay
         // three: a majority of two is two again (schedule H15).
@@ -186,7 +214,16 @@ impl Core {
         Some(Change::Add(ready.into_iter().take(added).collect()))
     }
 
-    /// Voters that are not heard, or not able to follow, for so long that others may take their place.
+    /// Whether a member has said of itself that it only observes, and so never leads.
+    fn is_said_to_observe(&self, member: &Member) -> bool {
+        self.peers.get(&member.peer).is_some_and(|peer| {
+            peer.instance == Some(member.instance)
+                && peer.preference == LeadershipPreference::Observer
+        })
+    }
+
+    /// Voters that are not heard, or not able to follow, for so long that others may take their place; and those
+    /// that never lead.
     fn silent_voters(&self, now: Instant) -> Vec<Member> {
         let State::Leader(leading) = &self.state else {
             return Vec::new();
@@ -209,7 +246,11 @@ impl Core {
             // first while a leader is new.
             let is_behind =
                 progress.matched.next() < kept_from && now.since(leading.since) > patience;
-            is_over || is_behind || progress.is_suspect || now.since(progress.heard_at) > patience
+            is_over
+                || is_behind
+                || progress.is_suspect
+                || self.is_said_to_observe(voter)
+                || now.since(progress.heard_at) > patience
         };
         let voters = self.configuration().voters.iter();
         voters
@@ -238,6 +279,15 @@ impl Core {
         up > all / 2
     }
 
+    /// Whether somebody may be made a voter some day.
+    fn has_learners(&self) -> bool {
+        let mut members = self.bonded_members();
+        members.any(|(member, peer)| {
+            !self.configuration().is_voter(&member)
+                && peer.preference != LeadershipPreference::Observer
+        })
+    }
+
     /// Learners that have kept up for long enough, those that have for longest first.
     fn ready_learners(&self, now: Instant) -> Vec<Member> {
         let State::Leader(leading) = &self.state else {
@@ -256,7 +306,6 @@ impl Core {
                 && is_here
                 && may_vote
                 && !progress.is_suspect
-                && !leading.leavers.contains(member)
                 && let Some(since) = progress.kept_up_since
                 && now.since(since) >= probation
             {
@@ -282,19 +331,20 @@ impl Core {
     fn propose(&mut self, change: Change) {
         let mut configuration = Configuration::clone(self.configuration());
         let was_alone = configuration.voters.len() == 1;
+        let adds = matches!(change, Change::Add(_));
         match change {
+            Change::Confirm => {}
             Change::Add(members) => configuration.voters.extend(members),
             Change::Remove(member) => {
                 configuration.voters.remove(&member);
-                let demotions = configuration.demotions.entry(member.peer).or_default();
-                *demotions = demotions.saturating_add(1);
+                configuration.note_demotion(member.peer);
             }
         }
         self.append_own(Payload::Configuration(configuration));
         // From one to three is the one change after which the old majority and the new one may have nobody
         // in common: the sole voter, started again without the entry, would lead alone beside the two
         // others. So nobody hears of it before the sole voter has it on disk.
-        if was_alone && !mutant!(self.config, ThreeFromOneUnpersisted) {
+        if was_alone && adds && !mutant!(self.config, ThreeFromOneUnpersisted) {
             self.silent_until = self.disk.latest();
         }
     }
@@ -303,10 +353,11 @@ impl Core {
 
     /// A member wants to vote no longer.
     pub(super) fn on_leave(&mut self, from: Member) {
+        let is_voter = self.configuration().is_voter(&from);
         if let State::Leader(leading) = &mut self.state
-            && !leading.leavers.contains(&from)
+            && is_voter
         {
-            leading.leavers.push(from);
+            leading.leavers.insert(from);
         }
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::config::LeadershipPreference;
 use super::entry::{Batch, Entry};
 use super::store::Manifest;
-use super::types::{Charter, Incarnation, Index, Member, Position, Term};
+use super::types::{Charter, Incarnation, Index, Member, Position, Run, Term};
 use crate::id::{Instance, PeerId};
 
 /// A message and between whom it goes: a peer's messages may still be on their way when it, or the
@@ -15,9 +15,8 @@ use crate::id::{Instance, PeerId};
 pub struct Envelope {
     /// The life of the sender. The peer itself is known from the bond.
     pub from: Instance,
-    /// How often the sender's store has been opened; always 0 in memory. What was sent before it was
-    /// opened again is dropped.
-    pub boot: u64,
+    /// The run of the sender. What an earlier one has sent is dropped.
+    pub run: Run,
     /// The life of the addressee that the message is meant for. `None` only in a [`Message::Hello`] of a
     /// sender that has heard nothing of the addressee yet.
     pub to: Option<Instance>,

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::types::Index;
+use super::types::{Index, Run};
 use crate::time::Instant;
 
 /// Appends on their way to one member, at most: with fewer the wire idles, with more a slow member holds
@@ -40,10 +40,12 @@ pub(super) struct Progress {
     pub(super) heard_at: Instant,
     /// Since when it has kept up, without a pause.
     pub(super) kept_up_since: Option<Instant>,
+    /// With fewer than three voters: it was waited for in vain, and is not waited for before this instant.
+    pub(super) skipped_until: Instant,
     /// The commit index it was last told.
     pub(super) told_commit: Index,
-    /// How often its store had been opened when it was last heard of.
-    pub(super) boot: u64,
+    /// Its run, when it was last heard of.
+    pub(super) run: Option<Run>,
     /// Its store was set back: what it acknowledged may be gone, so nothing that it says counts.
     pub(super) is_suspect: bool,
 }
@@ -59,8 +61,9 @@ impl Progress {
             round: 0,
             heard_at: now,
             kept_up_since: None,
+            skipped_until: Instant::ZERO,
             told_commit: Index::ZERO,
-            boot: 0,
+            run: None,
             is_suspect: false,
         }
     }

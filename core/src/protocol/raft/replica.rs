@@ -40,6 +40,8 @@ pub(super) struct Replica<S: StateMachine> {
     configuration: Configuration,
     configured_at: Index,
     latest: Latest<S::Frozen>,
+    /// Bytes of the entries that were applied since the last snapshot point.
+    bytes_since_point: u64,
 }
 
 /// The latest snapshot.
@@ -114,6 +116,7 @@ impl<S: StateMachine> Replica<S> {
             configuration: Configuration::default(),
             configured_at: Index::ZERO,
             latest: Latest::None,
+            bytes_since_point: 0,
         }
     }
 
@@ -127,6 +130,7 @@ impl<S: StateMachine> Replica<S> {
         self.configuration = Configuration::default();
         self.configured_at = Index::ZERO;
         self.latest = Latest::None;
+        self.bytes_since_point = 0;
     }
 
     /// The state machine.
@@ -190,8 +194,11 @@ impl<S: StateMachine> Replica<S> {
             Payload::Blank | Payload::SnapshotPoint => {}
         }
         self.applied = entry.position();
-        // Every member freezes at the same indexes, so that one snapshot may be had from several of them.
-        let is_due = entry.index.0.is_multiple_of(self.config.snapshot_interval);
+        // Every member freezes at the same indexes, so that one snapshot may be had from several of them: all
+        // have counted the same entries since the last one, which may also have come from another.
+        self.bytes_since_point += entry.size() as u64;
+        let is_due = entry.index.0.is_multiple_of(self.config.snapshot_interval)
+            || self.bytes_since_point >= self.config.snapshot_bytes;
         if is_due || matches!(entry.payload, Payload::SnapshotPoint) {
             self.freeze();
         }
@@ -225,28 +232,30 @@ impl<S: StateMachine> Replica<S> {
             session.skip_to(batch.first);
             self.sessions.insert(id, session);
         }
+        let bytes_max = self.sessions.bytes_for_one(config.session_bytes_max);
         let Some(session) = self.sessions.get_mut(id) else {
             report(Applied::UnknownSession(id));
             return;
         };
+        let bytes_before = session.outputs_bytes();
         let is_own = session.owner() == self.owner;
         session.touch(context.index, batch.acked_through);
         let expected = session.last().next();
-        if batch.first > expected {
-            // A command before these was lost on its way. Were they applied, its retry would be taken for a
-            // duplicate: acknowledged, and never applied.
-            if !mutant!(config, GapAccepted) {
-                if is_own {
-                    report(Applied::Gap {
-                        session: id,
-                        expected,
-                    });
-                }
-                return;
-            }
+        // A command before these was lost on its way. Were they applied, its retry would be taken for a
+        // duplicate: acknowledged, and never applied.
+        let mut is_gap = batch.first > expected;
+        if is_gap && mutant!(config, GapAccepted) {
             session.skip_to(batch.first);
+            is_gap = false;
         }
-        for (sequence, command) in (batch.first.0..).map(Sequence).zip(batch.commands.iter()) {
+        if is_gap && is_own {
+            report(Applied::Gap {
+                session: id,
+                expected,
+            });
+        }
+        let commands = batch.commands.iter().take_while(|_| !is_gap);
+        for (sequence, command) in (batch.first.0..).map(Sequence).zip(commands) {
             let outcome = if sequence <= session.last() {
                 // It was sent again while its first copy was on its way: once is enough.
                 if mutant!(config, AppliedTwice)
@@ -265,7 +274,7 @@ impl<S: StateMachine> Replica<S> {
                     },
                     None => Outcome::GivenUp,
                 });
-                session.push(context.index, output, config.session_bytes_max);
+                session.push(context.index, output, bytes_max);
                 outcome
             };
             if let Some(outcome) = outcome {
@@ -276,9 +285,12 @@ impl<S: StateMachine> Replica<S> {
                 });
             }
         }
+        let bytes_after = session.outputs_bytes();
+        self.sessions.account(bytes_before, bytes_after);
     }
 
     fn freeze(&mut self) {
+        self.bytes_since_point = 0;
         let Some(incarnation) = self.incarnation else {
             return;
         };
@@ -326,6 +338,7 @@ impl<S: StateMachine> Replica<S> {
         self.incarnation = Some(manifest.incarnation);
         self.configure(manifest.configured_at, manifest.configuration.clone());
         self.latest = Latest::Made(Arc::clone(snapshot));
+        self.bytes_since_point = 0;
         Ok(())
     }
 }
@@ -397,7 +410,7 @@ pub(super) mod testing {
 
     use super::*;
     use crate::id::{GroupId, Instance, PeerId};
-    use crate::protocol::raft::{Charter, CommandsBuilder, Member, Term};
+    use crate::protocol::raft::{Charter, CommandsBuilder, Member, Run, Term};
 
     /// The commands it was given, in order. The output is the place that a command got.
     #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -438,7 +451,7 @@ pub(super) mod testing {
                 peer: PeerId::from_bytes([peer; 32]),
                 instance: Instance::from_bytes([peer; 16]),
             },
-            boot: 0,
+            run: Run::default(),
         }
     }
 
@@ -485,6 +498,7 @@ mod tests {
 
     use super::testing::{List, batch, entry, founding, owner};
     use super::*;
+    use crate::protocol::raft::Run;
 
     fn replica(me: u8, snapshot_interval: u64) -> Replica<List> {
         let config = Config {
@@ -607,7 +621,7 @@ mod tests {
     fn calls_of_others_are_applied_and_not_reported() {
         let mut replica = with_sessions(1_000);
         let another_boot = Owner {
-            boot: 1,
+            run: Run { boot: 1, id: 0 },
             ..owner(1)
         };
         let reports = apply_all(
@@ -641,6 +655,40 @@ mod tests {
                 ended(3, output(5, 2)),
             ]
         );
+    }
+
+    #[test]
+    fn a_snapshot_point_comes_after_so_many_bytes_as_well() {
+        let config = Config {
+            snapshot_bytes: 1_000,
+            ..Config::default()
+        };
+        let new = || Replica::new(config.clone(), owner(1), List::default());
+        let mut replica = new();
+        apply(&mut replica, &founding());
+        let mut points = Vec::new();
+        let entries: Vec<Entry> = (2..40).map(|index| entry(index, Payload::Blank)).collect();
+        let mut late = None;
+        for entry in &entries {
+            apply(&mut replica, entry);
+            let point = replica.snapshot_position().map(|at| at.index);
+            if points.last() != Some(&point) {
+                points.push(point);
+            }
+            if late.is_none() && point.is_some() {
+                let mut other = new();
+                other.install(&replica.snapshot().unwrap()).unwrap();
+                late = Some(other);
+            } else if let Some(late) = &mut late {
+                apply(late, entry);
+                let theirs = late.snapshot_position().map(|at| at.index);
+                assert_eq!(
+                    theirs, point,
+                    "who began with a snapshot has the same points"
+                );
+            }
+        }
+        assert!(points.len() > 2, "{points:?}");
     }
 
     #[test]

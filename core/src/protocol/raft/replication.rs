@@ -15,6 +15,8 @@ use crate::time::Instant;
 const APPEND_BYTES: usize = 512 << 10;
 /// Entries in one append, at most.
 const APPEND_ENTRIES: usize = 4_096;
+/// A learner that was waited for in vain is not waited for again during so many election timeouts.
+const LEARNER_PAUSE: u32 = 10;
 /// A follower that lacks more entries than this fetches them from all members instead of having the leader
 /// send them.
 const CATCH_UP_ENTRIES: u64 = 1_024;
@@ -45,7 +47,7 @@ impl Core {
         if is_heartbeat || is_round {
             leading.round += 1;
         }
-        let (from, boot, incarnation) = (self.me.instance, self.boot, self.incarnation);
+        let (from, run, incarnation) = (self.me.instance, self.run, self.incarnation);
         let (term, round) = (self.term, leading.round);
         let append = |to: &Member, previous: Position, entries: Vec<Entry>| {
             let append = Append {
@@ -58,14 +60,29 @@ impl Core {
             };
             let envelope = Envelope {
                 from,
-                boot,
+                run,
                 to: Some(to.instance),
                 incarnation,
                 message: Message::Append(append),
             };
             Output::Send(to.peer, envelope)
         };
+        // One that is being removed could be all that has the entry which says so. It then refuses its vote
+        // to those it left, whose logs are shorter, and does not stand itself. So it gets the entry once it is
+        // committed.
+        let configured_at = self.log.configured_at();
+        let leaving = (configured_at > commit).then(|| {
+            let before = self.log.configuration_as_of(commit);
+            (configured_at.previous(), before, self.log.configuration())
+        });
+        let end_for = |member: &Member| match leaving {
+            Some((end, before, after)) if before.is_voter(member) && !after.is_voter(member) => {
+                end.min(last.index)
+            }
+            _ => last.index,
+        };
         for (member, progress) in &mut leading.progress {
+            let last = end_for(member);
             let is_here = self.peers.get(&member.peer).is_some_and(|peer| {
                 let is_ours =
                     peer.incarnation == incarnation || mutant!(self.config, IncarnationIgnored);
@@ -78,14 +95,14 @@ impl Core {
                 progress.heartbeat();
             }
             let mut is_told = false;
-            while progress.may_send() && (progress.next <= last.index || !is_told) {
+            while progress.may_send() && (progress.next <= last || !is_told) {
                 let is_probe = matches!(progress.pace, Pace::Probe { .. });
-                let has_entries = progress.next <= last.index;
+                let has_entries = progress.next <= last;
                 let is_news = progress.told_commit < commit;
                 if !(has_entries || is_probe || is_heartbeat || is_round || is_news) {
                     break;
                 }
-                let (previous, entries) = previous_and_entries(&self.log, progress.next);
+                let (previous, entries) = previous_and_entries(&self.log, progress.next, last);
                 progress.next = previous.index.next();
                 let end = Index(previous.index.0 + entries.len() as u64);
                 if is_probe || !entries.is_empty() {
@@ -100,8 +117,8 @@ impl Core {
                 // A sign of life also finds out whether something was lost on the way: it names the last
                 // entry that was sent.
                 let before = match progress.pace {
-                    Pace::CatchingUp => last.index,
-                    _ => progress.next.previous().min(last.index),
+                    Pace::CatchingUp => last,
+                    _ => progress.next.previous().min(last),
                 };
                 progress.told_commit = commit;
                 let previous = position_or_base(&self.log, before);
@@ -224,6 +241,7 @@ impl Core {
             let lagging = leading.progress.iter().any(|(member, progress)| {
                 !configuration.is_voter(member)
                     && progress.kept_up_since.is_some()
+                    && progress.skipped_until <= now
                     && !progress.is_suspect
                     && fresh(progress.heard_at)
                     && progress.matched < index
@@ -234,15 +252,17 @@ impl Core {
                 if now < until {
                     return;
                 }
-                // They have not kept up.
+                // They have not kept up, and are not to delay what comes next as well.
                 for progress in leading.progress.values_mut() {
                     if progress.matched < index {
                         progress.kept_up_since = None;
+                        progress.skipped_until = now + LEARNER_PAUSE * self.config.election_timeout;
                     }
                 }
             }
             leading.held = None;
         }
+        leading.backlog.committed(index);
         self.commit = index;
     }
 
@@ -395,12 +415,14 @@ fn position_or_base(log: &Log, index: Index) -> Position {
         .map_or(log.base(), |term| Position { term, index })
 }
 
-/// The entry before `next` and those from it on, as many as one append takes. Where the entry before is
+/// The entry before `next` and those from it on to `last`, as many as one append takes. Where the entry before is
 /// not kept any more: the base, and nothing.
-fn previous_and_entries(log: &Log, next: Index) -> (Position, Vec<Entry>) {
+fn previous_and_entries(log: &Log, next: Index, last: Index) -> (Position, Vec<Entry>) {
     let previous = position_or_base(log, next.previous());
     let entries = if previous.index == next.previous() {
-        log.slice(next, APPEND_BYTES, APPEND_ENTRIES)
+        let count = last.next().0.saturating_sub(next.0);
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        log.slice(next, APPEND_BYTES, count.min(APPEND_ENTRIES))
     } else {
         Vec::new()
     };

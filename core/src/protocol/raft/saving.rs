@@ -23,6 +23,8 @@ pub(super) struct Saving {
     completing: VecDeque<(WriteId, Index)>,
     /// The index of the durable snapshot.
     saved: Index,
+    /// The lowest index that is kept for small gaps below a snapshot, and that snapshot's.
+    window: (Index, Index),
 }
 
 impl Saving {
@@ -33,6 +35,7 @@ impl Saving {
             staged: WriteId(0),
             completing: VecDeque::new(),
             saved,
+            window: (Index::ZERO, Index::ZERO),
         }
     }
 
@@ -108,6 +111,16 @@ impl Saving {
             self.saved = self.saved.max(*index);
             self.completing.pop_front();
         }
+    }
+
+    /// The lowest index that is to be kept of the log that a snapshot at `covered` covers, so that small gaps
+    /// need no snapshot. Looked for once for each snapshot.
+    pub(super) fn window_from(&mut self, covered: Index, core: &Core) -> Index {
+        if self.window.1 != covered {
+            let (entries, bytes) = (core.config.log_window, core.config.snapshot_bytes);
+            self.window = (core.log.window_from(covered, entries, bytes), covered);
+        }
+        self.window.0
     }
 
     /// How far the log may be dropped because a durable snapshot covers it; `None` where nothing is durable

@@ -19,9 +19,17 @@ const OUTPUT_OVERHEAD: u64 = 32;
 /// No session comes so far: numbers that are counted up from one below never overflow.
 const SEQUENCE_MAX: Sequence = Sequence(u64::MAX / 2);
 
+/// While the outputs of all sessions have more bytes than this, each session that goes on keeps its share of so
+/// many bytes at most: together they keep less than twice as much.
+const OUTPUTS_BYTES_MAX: u64 = 64 << 20;
+
 /// The sessions. A clone costs nothing, whatever their number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sessions(im::OrdMap<SessionId, Arc<Session>>);
+pub(super) struct Sessions {
+    all: im::OrdMap<SessionId, Arc<Session>>,
+    /// The bytes of the outputs of all of them.
+    outputs_bytes: u64,
+}
 
 impl Sessions {
     /// Opens a session for `owner` under `id`, the index of the entry that asks for it, and gives its id;
@@ -37,7 +45,7 @@ impl Sessions {
     ) -> Option<SessionId> {
         let of_peer = |owned: &Owner| owned.member.peer == owner.member.peer;
         let former: Vec<(SessionId, Owner)> = self
-            .0
+            .all
             .iter()
             .map(|(id, session)| (*id, session.owner))
             .filter(|(_, owned)| of_peer(owned))
@@ -45,45 +53,68 @@ impl Sessions {
         if let Some((id, _)) = former.iter().find(|(_, owned)| *owned == owner) {
             return Some(*id);
         }
-        let follows = |owned: &Owner| owned.member == owner.member && owned.boot > owner.boot;
+        let follows =
+            |owned: &Owner| owned.member == owner.member && owned.run.boot > owner.run.boot;
         if former.iter().any(|(_, owned)| follows(owned)) {
             return None;
         }
         for (id, _) in former {
-            self.0.remove(&id);
+            self.remove(id);
         }
         self.insert(id, Session::new(owner, id));
-        while self.0.len() > sessions_max as usize {
+        while self.all.len() > sessions_max as usize {
             let unused = self
-                .0
+                .all
                 .iter()
                 .min_by_key(|(id, session)| (session.used, **id));
             let Some(unused) = unused.map(|(id, _)| *id) else {
                 break;
             };
-            self.0.remove(&unused);
+            self.remove(unused);
         }
         Some(id)
     }
 
     /// Puts a session in the table.
     pub(super) fn insert(&mut self, id: SessionId, session: Session) {
-        self.0.insert(id, Arc::new(session));
+        self.outputs_bytes += session.outputs_bytes;
+        self.all.insert(id, Arc::new(session));
+    }
+
+    fn remove(&mut self, id: SessionId) {
+        if let Some(session) = self.all.remove(&id) {
+            self.outputs_bytes -= session.outputs_bytes;
+        }
     }
 
     /// The session, if it has not ended.
     pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
-        self.0.get(&id).map(|session| &**session)
+        self.all.get(&id).map(|session| &**session)
     }
 
-    /// The session, to be changed. The first change after a clone of the table copies the session.
+    /// The session, to be changed. The first change after a clone of the table copies the session. Where its
+    /// outputs change, [`account`](Self::account) is told.
     pub(super) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
-        self.0.get_mut(&id).map(Arc::make_mut)
+        self.all.get_mut(&id).map(Arc::make_mut)
+    }
+
+    /// The bytes of outputs that a session which goes on may keep now; `bytes_max` at most.
+    pub(super) fn bytes_for_one(&self, bytes_max: u32) -> u64 {
+        let bytes_max = u64::from(bytes_max);
+        if self.outputs_bytes <= OUTPUTS_BYTES_MAX {
+            return bytes_max;
+        }
+        bytes_max.min(OUTPUTS_BYTES_MAX / self.all.len().max(1) as u64)
+    }
+
+    /// The outputs of a session had so many bytes, and have so many now.
+    pub(super) const fn account(&mut self, before: u64, after: u64) {
+        self.outputs_bytes = self.outputs_bytes - before + after;
     }
 
     /// The session of this run of a member.
     pub(super) fn of(&self, owner: Owner) -> Option<(SessionId, &Session)> {
-        self.0
+        self.all
             .iter()
             .find(|(_, session)| session.owner == owner)
             .map(|(id, session)| (*id, &**session))
@@ -92,13 +123,13 @@ impl Sessions {
     /// How many there are.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.all.len()
     }
 
     /// The table as bytes: equal tables give equal bytes.
     pub(super) fn encode(&self) -> Vec<u8> {
         let sessions: Vec<(SessionId, &Session)> = self
-            .0
+            .all
             .iter()
             .map(|(id, session)| (*id, &**session))
             .collect();
@@ -111,7 +142,7 @@ impl Sessions {
     /// What is wrong with them.
     pub(super) fn decode(bytes: &[u8], through: Index) -> Result<Self, SessionsError> {
         let sessions: Vec<(SessionId, Session)> = wire::decode(bytes)?;
-        let mut table = im::OrdMap::new();
+        let mut table = Self::default();
         let mut previous = None;
         for (id, mut session) in sessions {
             if previous >= Some(id) {
@@ -120,9 +151,9 @@ impl Sessions {
             session.check(id, through)?;
             session.outputs_bytes = session.outputs.iter().map(Stored::size).sum();
             previous = Some(id);
-            table.insert(id, Arc::new(session));
+            table.insert(id, session);
         }
-        Ok(Self(table))
+        Ok(table)
     }
 }
 
@@ -212,6 +243,11 @@ impl Session {
         self.last
     }
 
+    /// The bytes of its outputs.
+    pub(super) const fn outputs_bytes(&self) -> u64 {
+        self.outputs_bytes
+    }
+
     /// Takes note of a batch in entry `index`: the owner has all outputs up to `acked_through`.
     pub(super) fn touch(&mut self, index: Index, acked_through: Sequence) {
         self.used = index;
@@ -222,12 +258,12 @@ impl Session {
 
     /// Takes note of how the command after [`last`](Self::last) ended in entry `index`: with an output, or
     /// given up. Drops the oldest outputs above `bytes_max`.
-    pub(super) fn push(&mut self, index: Index, output: Option<Bytes>, bytes_max: u32) {
+    pub(super) fn push(&mut self, index: Index, output: Option<Bytes>, bytes_max: u64) {
         let stored = Stored { index, output };
         self.last = self.last.next();
         self.outputs_bytes += stored.size();
         self.outputs.push_back(stored);
-        while self.outputs_bytes > u64::from(bytes_max) {
+        while self.outputs_bytes > bytes_max {
             self.drop_oldest();
         }
     }
@@ -298,7 +334,7 @@ mod tests {
 
     use super::*;
     use crate::id::{Instance, PeerId};
-    use crate::protocol::raft::Member;
+    use crate::protocol::raft::{Member, Run};
 
     const ID: SessionId = SessionId(Index(3));
 
@@ -308,7 +344,7 @@ mod tests {
                 peer: PeerId::from_bytes([peer; 32]),
                 instance: Instance::from_bytes([instance; 16]),
             },
-            boot,
+            run: Run { boot, id: 0 },
         }
     }
 
@@ -317,7 +353,7 @@ mod tests {
     }
 
     fn ids(sessions: &Sessions) -> Vec<u64> {
-        sessions.0.keys().map(|id| id.0.0).collect()
+        sessions.all.keys().map(|id| id.0.0).collect()
     }
 
     #[test]
@@ -369,10 +405,10 @@ mod tests {
     fn a_clone_of_the_table_is_not_moved_by_what_follows() {
         let mut sessions = Sessions::default();
         sessions.open(ID, owner(1, 1, 0), 9);
-        sessions.get_mut(ID).unwrap().push(Index(4), None, 1_000);
+        push(&mut sessions, ID, 4);
         let frozen = sessions.clone();
         let before = frozen.encode();
-        sessions.get_mut(ID).unwrap().push(Index(5), None, 1_000);
+        push(&mut sessions, ID, 5);
         sessions.open(id(6), owner(2, 1, 0), 9);
         assert_eq!(frozen.encode(), before);
         assert_ne!(sessions, frozen);
@@ -388,6 +424,37 @@ mod tests {
         assert_eq!(session.last(), Sequence(2));
         session.push(Index(6), None, 100);
         assert_eq!(session.outcome(Sequence(3)), Outcome::GivenUp);
+    }
+
+    #[test]
+    fn together_the_outputs_of_all_sessions_are_bounded() {
+        let mut sessions = Sessions::default();
+        let large = Step::Push(Some(vec![0; 1 << 20]));
+        for peer in 0..100_u8 {
+            let opened = id(2 + u64::from(peer));
+            sessions.open(opened, owner(peer, 0, 0), 100);
+            let bytes_max = sessions.bytes_for_one(2 << 20);
+            run(
+                &mut sessions,
+                opened,
+                std::slice::from_ref(&large),
+                bytes_max,
+            );
+        }
+        let all: u64 = sessions.all.values().map(|it| it.outputs_bytes).sum();
+        assert_eq!(all, sessions.outputs_bytes);
+        assert!(all < OUTPUTS_BYTES_MAX + (2 << 20), "{all}");
+        assert_eq!(
+            sessions.get(id(101)).unwrap().outcome(Sequence(1)),
+            Outcome::Lost
+        );
+        let share = sessions.bytes_for_one(2 << 20);
+        assert_eq!(share, OUTPUTS_BYTES_MAX / 100);
+        // What is dropped makes room again.
+        for index in 2..52 {
+            run(&mut sessions, id(index), &[Step::Ack(1)], 0);
+        }
+        assert_eq!(sessions.bytes_for_one(2 << 20), 2 << 20);
     }
 
     /// What an entry does to a session.
@@ -406,7 +473,9 @@ mod tests {
         prop::collection::vec(step, 0..60)
     }
 
-    fn run(session: &mut Session, steps: &[Step], bytes_max: u32) {
+    fn run(sessions: &mut Sessions, id: SessionId, steps: &[Step], bytes_max: u64) {
+        let session = sessions.get_mut(id).unwrap();
+        let before = session.outputs_bytes();
         for (step, index) in steps.iter().zip(session.used.0 + 1..) {
             match step {
                 Step::Push(output) => {
@@ -416,15 +485,22 @@ mod tests {
                 Step::Ack(through) => session.touch(Index(index), Sequence(*through)),
             }
         }
+        let after = session.outputs_bytes();
+        sessions.account(before, after);
+    }
+
+    fn push(sessions: &mut Sessions, id: SessionId, index: u64) {
+        run(sessions, id, &[Step::Push(None)], 1_000);
+        assert_eq!(sessions.get(id).unwrap().used, Index(index));
     }
 
     /// A table with a session for each list of steps.
-    fn table(all: &[Vec<Step>], bytes_max: u32) -> Sessions {
+    fn table(all: &[Vec<Step>], bytes_max: u64) -> Sessions {
         let mut sessions = Sessions::default();
         for (peer, steps) in all.iter().enumerate() {
             let opened = id(2 + peer as u64);
             sessions.open(opened, owner(peer as u8, 0, 7), 100);
-            run(sessions.get_mut(opened).unwrap(), steps, bytes_max);
+            run(&mut sessions, opened, steps, bytes_max);
         }
         sessions
     }
@@ -433,9 +509,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_latest_outputs_are_kept_until_acknowledged(steps in steps(), bytes_max in 0..500u32) {
-            let mut session = Session::new(owner(1, 1, 0), ID);
-            run(&mut session, &steps, bytes_max);
+        fn the_latest_outputs_are_kept_until_acknowledged(steps in steps(), bytes_max in 0..500u64) {
+            let mut sessions = Sessions::default();
+            sessions.open(ID, owner(1, 1, 0), 9);
+            run(&mut sessions, ID, &steps, bytes_max);
+            let session = sessions.get(ID).unwrap();
             // What was pushed, and up to where it was dropped.
             let mut pushed: Vec<(u64, Option<Vec<u8>>)> = Vec::new();
             let mut dropped = 0;
@@ -469,7 +547,7 @@ mod tests {
         #[test]
         fn equal_tables_are_equal_bytes(
             all in prop::collection::vec(steps(), 0..6),
-            bytes_max in 0..500u32,
+            bytes_max in 0..500u64,
             more in steps(),
         ) {
             let mut sessions = table(&all, bytes_max);
@@ -479,8 +557,8 @@ mod tests {
             prop_assert_eq!(decoded.encode(), bytes.clone());
             // The one that was decoded goes on like the one that never was.
             for sessions in [&mut sessions, &mut decoded] {
-                if let Some(session) = sessions.get_mut(id(2)) {
-                    run(session, &more, bytes_max);
+                if sessions.get(id(2)).is_some() {
+                    run(sessions, id(2), &more, bytes_max);
                 }
                 sessions.open(id(500), owner(200, 0, 0), 100);
             }

@@ -107,6 +107,32 @@ impl fmt::Display for Member {
     }
 }
 
+/// One run of a member, from a start to the next. A durable member is the same member in all of its runs.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Run {
+    /// How often the member's store has been opened; always 0 in memory.
+    pub boot: u64,
+    /// Drawn at the start. Two runs of a member under one boot number show that its store was set back
+    /// between them: a copy that was made before the first of them has the number before it.
+    pub id: u64,
+}
+
+impl Run {
+    /// Whether this run cannot come after `other` unless the member's store was set back.
+    #[must_use]
+    pub const fn is_set_back_from(self, other: Self) -> bool {
+        self.boot < other.boot || (self.boot == other.boot && self.id != other.id)
+    }
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{:08x}", self.boot, self.id >> 32)
+    }
+}
+
 /// A place in the history of a group. Indexes of two incarnations cannot be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Version {

@@ -38,19 +38,19 @@ pub(in crate::campaign) fn mutants(
         return Ok(Err(Misuse::Mutants(format!("there is no {SCENARIO}"))));
     };
     let name = |mutant: Mutant| format!("{mutant:?}");
+    let known: Vec<String> = Mutant::ALL.iter().map(|(it, _)| name(*it)).collect();
+    if let Some(unknown) = arguments.mutant.iter().find(|it| !known.contains(it)) {
+        let cause = format!(
+            "there is no mutant '{unknown}'; the mutants are {}",
+            known.join(", ")
+        );
+        return Ok(Err(Misuse::Mutants(cause)));
+    }
     let all = Mutant::ALL.iter().copied();
     let asked = |(mutant, _): &(Mutant, &str)| {
         arguments.mutant.is_empty() || arguments.mutant.contains(&name(*mutant))
     };
     let chosen: Vec<(Mutant, &str)> = all.filter(asked).collect();
-    if chosen.is_empty() {
-        let known: Vec<String> = Mutant::ALL
-            .iter()
-            .map(|(mutant, _)| name(*mutant))
-            .collect();
-        let cause = format!("no such mutant; there are {}", known.join(", "));
-        return Ok(Err(Misuse::Mutants(cause)));
-    }
     let starts = arguments.starts.get();
     let hunts = Seeds::first_ones(chosen.len() as u64 * starts);
     let budget = Duration::from_secs_f64(arguments.minutes * 60.0);

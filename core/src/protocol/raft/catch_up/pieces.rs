@@ -16,7 +16,7 @@ const HELD_BYTES_MAX: usize = 16 << 20;
 
 /// Entries of one reply.
 #[derive(Debug)]
-struct Run {
+struct Fragment {
     from: PeerId,
     entries: Vec<Entry>,
 }
@@ -28,7 +28,7 @@ struct Piece {
     /// The last entry of the piece.
     last: Index,
     /// What has come and was not handed over. Ends before `next`.
-    runs: Vec<Run>,
+    runs: Vec<Fragment>,
 }
 
 /// Pieces that follow each other without a gap, the first from one above what was handed over.
@@ -99,7 +99,7 @@ impl Pieces {
         if let Some(piece) = piece {
             piece.next = last.next();
             self.held_bytes += entries.iter().map(Entry::size).sum::<usize>();
-            piece.runs.push(Run { from, entries });
+            piece.runs.push(Fragment { from, entries });
         }
     }
 
@@ -160,6 +160,6 @@ impl Pieces {
     }
 }
 
-fn bytes(run: &Run) -> usize {
+fn bytes(run: &Fragment) -> usize {
     run.entries.iter().map(Entry::size).sum()
 }

@@ -58,7 +58,7 @@ impl Victim {
     fn hear(&mut self, message: Message) -> Vec<Message> {
         let envelope = Envelope {
             from: Instance::from_bytes([2; 16]),
-            boot: 0,
+            run: Run::default(),
             to: Some(self.machine.status().me.instance),
             incarnation: Some(Incarnation(Digest::of("hostile", &[]))),
             message,
