@@ -1,26 +1,20 @@
 //! One link to a peer, and the bonds on it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::io::{Event, LinkId, Loss, Output, Refusal};
-use super::messages::{Frame, Item};
-use super::outbox::{Outbox, Said};
+use super::io::{BondState, Event, LinkId, Loss, Output, Refusal};
+use super::line::Line;
+use super::messages::Item;
+use super::outbox::Said;
 use super::peer::{Interest, Shared};
 use super::proof::{Ends, Proof};
 use crate::id::{GroupId, PeerId};
 use crate::protocol::crossing::Candidate;
-use crate::protocol::rtt::Estimate;
 use crate::runtime::Side;
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 use crate::wire::CloseCode;
-
-/// Frames that the transport may hold and has not taken yet: one that it writes, and one to go on with.
-pub(super) const FRAMES_UNDER_WAY_MAX: usize = 2;
-
-/// Pings whose answers are waited for.
-const PINGS_MAX: usize = 16;
 
 /// Offers that lead to nothing, within the time after which a silent peer is given up. A peer that makes more breaks
 /// the protocol.
@@ -37,22 +31,11 @@ pub(super) struct Link {
     bonds: BTreeMap<GroupId, Bond>,
     /// How many of them are up.
     bonded: usize,
-    outbox: Outbox,
-    /// Something waits that is to go out as soon as the transport takes it.
-    hurry: bool,
-    /// When all else that waits is to go out.
-    gather_until: Instant,
-    /// When the frames were given to the transport that it has not taken yet.
-    under_way: VecDeque<Instant>,
-    heard_at: Instant,
+    line: Line,
     /// Since when there is neither a bond nor a wish for one.
     unused_since: Option<Instant>,
-    next_ping_at: Instant,
     /// A bound from below of the bonds' deadlines.
     bonds_due_at: Instant,
-    next_ping: u64,
-    pings: VecDeque<(u64, Instant)>,
-    rtt: Option<Estimate>,
     idle_offers: u32,
     idle_offers_since: Instant,
 }
@@ -110,7 +93,7 @@ impl Closing {
     }
 
     /// The peer cannot be reached, or might as well not.
-    const fn timed_out(loss: Loss) -> Self {
+    pub(super) const fn timed_out(loss: Loss) -> Self {
         Self {
             code: CloseCode::TIMED_OUT,
             loss,
@@ -145,7 +128,6 @@ impl Link {
             dialer,
             acceptor,
         };
-        let first = shared.random_up_to(shared.config.heartbeat_interval);
         Self {
             id,
             candidate,
@@ -153,42 +135,36 @@ impl Link {
             ends,
             bonds: BTreeMap::new(),
             bonded: 0,
-            outbox: Outbox::default(),
-            hurry: false,
-            gather_until: Instant::FAR_FUTURE,
-            under_way: VecDeque::new(),
-            heard_at: now,
+            line: Line::new(now, id, shared),
             unused_since: Some(now),
-            next_ping_at: now + first,
             bonds_due_at: Instant::FAR_FUTURE,
-            next_ping: 0,
-            pings: VecDeque::new(),
-            rtt: None,
             idle_offers: 0,
             idle_offers_since: now,
         }
+    }
+
+    pub(super) const fn line(&self) -> &Line {
+        &self.line
+    }
+
+    pub(super) const fn line_mut(&mut self) -> &mut Line {
+        &mut self.line
     }
 
     pub(super) const fn bonded(&self) -> usize {
         self.bonded
     }
 
-    pub(super) fn rtt(&self) -> Option<Duration> {
-        self.rtt.map(Estimate::smoothed)
-    }
-
     pub(super) fn deadline(&self) -> Instant {
-        self.next_ping_at
-            .min(self.bonds_due_at)
-            .min(self.gather_until)
+        self.line.deadline().min(self.bonds_due_at)
     }
 
     /// The state of the bond in `group`, if there ever was something to it.
-    pub(super) fn state(&self, group: GroupId) -> Option<super::BondState> {
+    pub(super) fn state(&self, group: GroupId) -> Option<BondState> {
         Some(match self.bonds.get(&group)?.phase {
-            Phase::Offered { .. } => super::BondState::Proving,
-            Phase::Bonded { since } => super::BondState::Bonded { since },
-            Phase::Apart { why, .. } => super::BondState::Apart(why),
+            Phase::Offered { .. } => BondState::Proving,
+            Phase::Bonded { since } => BondState::Bonded { since },
+            Phase::Apart { why, .. } => BondState::Apart(why),
             Phase::Left => return None,
         })
     }
@@ -238,8 +214,7 @@ impl Link {
     }
 
     fn say(&mut self, group: GroupId, said: Said, shared: &mut Shared) {
-        self.hurry = true;
-        shared.stats.dropped += self.outbox.push(group, said);
+        shared.stats.dropped += self.line.say(group, said);
     }
 
     /// Queues a message of this node. False where there is no bond.
@@ -254,58 +229,14 @@ impl Link {
         let phase = self.bonds.get(&group).map(|bond| bond.phase);
         let is_bonded = matches!(phase, Some(Phase::Bonded { .. }));
         if is_bonded {
-            if can_wait {
-                let until = now + shared.config.gather;
-                self.gather_until = self.gather_until.min(until);
+            let said = Said::Message(payload);
+            shared.stats.dropped += if can_wait {
+                self.line.say_by(now + shared.config.gather, group, said)
             } else {
-                self.hurry = true;
-            }
-            shared.stats.dropped += self.outbox.push(group, Said::Message(payload));
+                self.line.say(group, said)
+            };
         }
         is_bonded
-    }
-
-    /// Gives the transport what is due, as far as it takes it.
-    pub(super) fn flush(&mut self, now: Instant, shared: &mut Shared) {
-        while self.hurry && self.under_way.len() < FRAMES_UNDER_WAY_MAX {
-            self.send_frame(now, shared);
-        }
-    }
-
-    /// Gives the transport all that waits.
-    pub(super) fn flush_all(&mut self, now: Instant, shared: &mut Shared) {
-        self.hurry = true;
-        while self.hurry {
-            self.send_frame(now, shared);
-        }
-    }
-
-    /// Gives the transport one frame, of whatever waits.
-    fn send_frame(&mut self, now: Instant, shared: &mut Shared) {
-        if let Some((frame, ping)) = self.outbox.next_frame() {
-            self.frame_made(now, frame, ping, shared);
-        }
-        if self.outbox.is_empty() {
-            self.hurry = false;
-            self.gather_until = Instant::FAR_FUTURE;
-        }
-    }
-
-    fn frame_made(&mut self, now: Instant, frame: Frame, ping: Option<u64>, shared: &mut Shared) {
-        if let Some(number) = ping {
-            if self.pings.len() == PINGS_MAX {
-                self.pings.pop_front();
-            }
-            self.pings.push_back((number, now));
-        }
-        self.under_way.push_back(now);
-        let link = self.id;
-        shared.outputs.push_back(Output::Send { link, frame });
-    }
-
-    /// The transport has taken a frame.
-    pub(super) fn sent(&mut self) {
-        self.under_way.pop_front();
     }
 
     /// Takes in what the peer says.
@@ -317,11 +248,8 @@ impl Link {
         shared: &mut Shared,
     ) -> Result<(), Closing> {
         match item {
-            Item::Ping(number) => {
-                self.outbox.pong(number);
-                self.hurry = true;
-            }
-            Item::Pong(number) => self.take_pong(now, number),
+            Item::Ping(number) => self.line.take_ping(number),
+            Item::Pong(number) => self.line.take_pong(now, number),
             Item::Offer {
                 group,
                 proof,
@@ -340,27 +268,6 @@ impl Link {
             Item::Message { group, payload } => return self.take_message(group, payload, shared),
         }
         Ok(())
-    }
-
-    /// Notes that the peer lives.
-    pub(super) const fn heard(&mut self, now: Instant) {
-        self.heard_at = now;
-    }
-
-    fn take_pong(&mut self, now: Instant, number: u64) {
-        while let Some((asked, sent_at)) = self.pings.front().copied() {
-            if asked > number {
-                return;
-            }
-            self.pings.pop_front();
-            if asked == number {
-                let sample = now.since(sent_at);
-                match &mut self.rtt {
-                    Some(estimate) => estimate.update(sample),
-                    none => *none = Some(Estimate::new(sample)),
-                }
-            }
-        }
     }
 
     fn take_offer(
@@ -511,7 +418,7 @@ impl Link {
             self.bonded -= 1;
             // The last words of a member that leaves go out before its farewell.
             if why != Loss::Left {
-                shared.stats.dropped += self.outbox.drop_messages(group);
+                shared.stats.dropped += self.line.drop_messages(group);
             }
             shared.event(Event::Unbonded { group, peer, why });
         }
@@ -583,14 +490,13 @@ impl Link {
         if self.bonds_due_at <= now {
             self.look_after_bonds(now, interest, shared);
         }
-        if self.gather_until <= now {
-            self.hurry = true;
-            self.gather_until = Instant::FAR_FUTURE;
+        if self.line.is_beat_due(now) {
+            let unused = self.unused_since.map(|since| now.since(since));
+            if unused.is_some_and(|time| time >= shared.config.handshake_timeout) {
+                return Err(Closing::orderly(CloseCode::IDLE, Loss::Closed(None)));
+            }
         }
-        if self.next_ping_at <= now {
-            self.beat(now, shared)?;
-        }
-        Ok(())
+        self.line.handle_timeout(now, shared)
     }
 
     fn look_after_bonds(&mut self, now: Instant, interest: &Interest, shared: &mut Shared) {
@@ -616,39 +522,8 @@ impl Link {
         self.offer_wanted(now, interest, shared);
     }
 
-    fn beat(&mut self, now: Instant, shared: &mut Shared) -> Result<(), Closing> {
-        let silence = shared.config.silence();
-        if now.since(self.next_ping_at) > shared.config.heartbeat_interval {
-            // This node itself did not run: it cannot tell for how long others were silent.
-            self.heard_at = now;
-            self.under_way.iter_mut().for_each(|at| *at = now);
-        }
-        let unused = self.unused_since.map(|since| now.since(since));
-        if unused.is_some_and(|time| time >= shared.config.handshake_timeout) {
-            return Err(Closing::orderly(CloseCode::IDLE, Loss::Closed(None)));
-        }
-        if now.since(self.heard_at) >= silence {
-            return Err(Closing::timed_out(Loss::Silent));
-        }
-        let oldest = self.under_way.front();
-        if oldest.is_some_and(|at| now.since(*at) >= silence) {
-            return Err(Closing::timed_out(Loss::Stalled));
-        }
-        self.next_ping += 1;
-        self.outbox.ping(self.next_ping);
-        self.hurry = true;
-        let jitter = shared.random_up_to(shared.config.heartbeat_jitter);
-        self.next_ping_at = now + shared.config.heartbeat_interval + jitter;
-        Ok(())
-    }
-
     pub(super) fn check_invariants(&self, interest: &Interest, shared: &Shared) {
-        self.outbox.check_invariants();
-        let is_gathering = !self.hurry && self.gather_until < Instant::FAR_FUTURE;
-        assert!(
-            self.outbox.is_empty() || is_gathering || self.under_way.len() >= FRAMES_UNDER_WAY_MAX,
-            "something waits though the transport takes it"
-        );
+        self.line.check_invariants();
         let mut bonded = 0;
         for (group, bond) in &self.bonds {
             let deadline = match bond.phase {

@@ -41,7 +41,7 @@ pub struct Bonds {
 }
 
 impl Bonds {
-    /// The bonds of `local`, which is in no group yet and knows of nobody.
+    /// The bonds of `local`, which is in no group yet and knows of nobody. The configuration must be valid.
     #[must_use]
     pub const fn new(local: PeerId, config: Config, rng: ChaCha8Rng) -> Self {
         Self {
@@ -86,7 +86,7 @@ impl Bonds {
             Some(BondInfo {
                 peer: peer.id,
                 state,
-                rtt: link.and_then(Link::rtt),
+                rtt: link.and_then(|link| link.line().rtt()),
             })
         })
     }
@@ -201,7 +201,7 @@ impl Bonds {
             };
             let result = match items {
                 Ok(items) => {
-                    link.heard(now);
+                    link.line_mut().heard(now);
                     items
                         .into_iter()
                         .try_for_each(|item| link.take(now, item, &mut peer.interest, shared))
@@ -223,7 +223,7 @@ impl Bonds {
             && let Some(link) = &mut peer.link
         {
             is_queued = link.send(now, group, payload, can_wait, &mut self.shared);
-            link.flush(now, &mut self.shared);
+            link.line_mut().flush(now, &mut self.shared);
             note_deadline(peer, &mut self.deadlines);
         }
         if !is_queued {
@@ -239,8 +239,8 @@ impl Bonds {
         if let Some(peer) = self.peers.get_mut(id)
             && let Some(link) = &mut peer.link
         {
-            link.sent();
-            link.flush(now, &mut self.shared);
+            link.line_mut().sent();
+            link.line_mut().flush(now, &mut self.shared);
             note_deadline(peer, &mut self.deadlines);
         }
     }
@@ -263,7 +263,7 @@ impl Bonds {
                 peer.membership_changed(group, &mut self.shared);
             }
             if let Some(link) = &mut peer.link {
-                link.flush_all(now, &mut self.shared);
+                link.line_mut().flush_all(now, &mut self.shared);
             }
             let closing = Closing::orderly(CloseCode::GRACEFUL_SHUTDOWN, Loss::Left);
             peer.close_link(closing, &mut self.shared);

@@ -10,6 +10,7 @@
 
 mod config;
 mod io;
+mod line;
 mod link;
 mod machine;
 mod messages;

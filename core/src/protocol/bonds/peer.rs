@@ -219,7 +219,7 @@ impl Peer {
                 link.offer_wanted(now, &self.interest, shared);
             }
             link.note_use(now, &self.interest);
-            link.flush(now, shared);
+            link.line_mut().flush(now, shared);
         }
         let needs_link = self.link.is_none() && !self.interest.wanted.is_empty();
         match self.dial {

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::super::link::{FRAMES_UNDER_WAY_MAX, IDLE_OFFERS_MAX};
+use super::super::line::FRAMES_UNDER_WAY_MAX;
+use super::super::link::IDLE_OFFERS_MAX;
 use super::super::machine::GUESTS_MAX;
 use super::super::messages::FrameBuilder;
 use super::super::proof::{Ends, ProofKey};
