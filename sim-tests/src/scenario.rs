@@ -22,6 +22,12 @@ pub trait Scenario: Sync {
     /// reached.
     fn rare_states(&self) -> &'static [&'static str];
 
+    /// States that excuse a run from some of its checks, each with how many runs of a million may reach it: a
+    /// campaign of a thousand seeds or more fails where more do. Default: none.
+    fn excuses(&self) -> &'static [(&'static str, u32)] {
+        &[]
+    }
+
     /// Whether [`Options::faults`] and [`Options::operations`] take the place of what is drawn, so that a
     /// failure can be made smaller. Default: no.
     fn takes_faults(&self) -> bool {

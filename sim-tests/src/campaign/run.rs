@@ -1,5 +1,6 @@
 //! `campaign run`.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ use super::arguments::RunArguments;
 use super::workers::{Finished, Order, for_each_seed, run_seed};
 use super::{Misuse, replay_command, select};
 use crate::{Coverage, Options, Outcome, Scenario};
+
+/// With fewer seeds nothing can be said of how often something happens.
+const SEEDS_TO_JUDGE: u64 = 1_000;
 
 /// Runs the scenarios asked for. `true` where no seed failed.
 pub(super) fn run(
@@ -25,7 +29,7 @@ pub(super) fn run(
         let tally = run_scenario(scenario, arguments, out)?;
         tally.print(scenario, out)?;
         seeds += tally.seeds;
-        failures += tally.failures;
+        failures += tally.failures + tally.excessive(scenario);
     }
     writeln!(
         out,
@@ -51,6 +55,8 @@ struct Tally {
     simulated: Duration,
     taken: Duration,
     coverage: Coverage,
+    /// How many seeds have reached each state.
+    seeds_with: BTreeMap<&'static str, u64>,
 }
 
 impl Tally {
@@ -62,6 +68,23 @@ impl Tally {
         self.simulated += outcome.simulated;
         self.taken += finished.taken;
         self.coverage.add(&outcome.coverage);
+        for (state, _) in outcome.coverage.iter() {
+            *self.seeds_with.entry(state).or_default() += 1;
+        }
+    }
+
+    /// Whether more seeds have reached a state than the scenario allows.
+    fn is_excessive(&self, state: &str, limit_ppm: u32) -> bool {
+        let excused = self.seeds_with.get(state).copied().unwrap_or_default();
+        self.seeds >= SEEDS_TO_JUDGE
+            && excused.saturating_mul(1_000_000) > self.seeds.saturating_mul(u64::from(limit_ppm))
+    }
+
+    /// How many excuses were made too often.
+    fn excessive(&self, scenario: &dyn Scenario) -> u64 {
+        let excuses = scenario.excuses().iter();
+        let excessive = excuses.filter(|(state, limit)| self.is_excessive(state, *limit));
+        excessive.count() as u64
     }
 
     fn print(&self, scenario: &dyn Scenario, out: &mut impl Write) -> io::Result<()> {
@@ -76,6 +99,23 @@ impl Tally {
             self.simulated.as_secs_f64() / taken,
             self.events as f64 / taken,
         )?;
+        for (state, limit) in scenario.excuses() {
+            let excused = self.seeds_with.get(state).copied().unwrap_or_default();
+            if excused > 0 {
+                let verdict = if self.is_excessive(state, *limit) {
+                    "too often: failed"
+                } else {
+                    "allowed"
+                };
+                writeln!(
+                    out,
+                    "{}: {excused} of {} seeds are excused from some checks ({verdict}, up to {} in a hundred may be): {state}",
+                    scenario.name(),
+                    self.seeds,
+                    f64::from(*limit) / 10_000.0,
+                )?;
+            }
+        }
         for state in scenario.rare_states() {
             if self.coverage.count(state) == 0 {
                 writeln!(out, "{}: never reached: {state}", scenario.name())?;

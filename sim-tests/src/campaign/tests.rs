@@ -251,3 +251,59 @@ fn a_seed_that_fails_or_panics_the_same_way_twice_fails_the_check() {
     }
     assert!(!text.contains("differs"), "{text}");
 }
+
+/// Makes an excuse in every tenth run; so many of a million may.
+struct Excused(&'static [(&'static str, u32)]);
+
+impl Scenario for Excused {
+    fn name(&self) -> &'static str {
+        "excused"
+    }
+
+    fn description(&self) -> &'static str {
+        "makes an excuse in every tenth run"
+    }
+
+    fn nodes(&self) -> Nodes {
+        Brittle.nodes()
+    }
+
+    fn rare_states(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn excuses(&self) -> &'static [(&'static str, u32)] {
+        self.0
+    }
+
+    fn run(&self, seed: u64, _: &Options) -> Outcome {
+        let mut outcome = Outcome::default();
+        outcome
+            .coverage
+            .reach_times("an excuse", 5 * u64::from(seed.is_multiple_of(10)));
+        outcome
+    }
+}
+
+#[test]
+fn a_campaign_fails_where_too_many_runs_are_excused() {
+    let run = |limit, line: &str| {
+        let mut out = Vec::new();
+        let arguments = line.split_whitespace().map(OsString::from);
+        let code = main(arguments, &[&Excused(limit)], &mut out).unwrap();
+        (code, String::from_utf8(out).unwrap())
+    };
+    let (code, text) = run(
+        &[("an excuse", 100_000)],
+        "campaign run excused --seeds 0..1000",
+    );
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("100 of 1000 seeds"), "{text}");
+    let few = &[("an excuse", 99_000)];
+    let (code, text) = run(few, "campaign run excused --seeds 0..1000");
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("too often"), "{text}");
+    // With so few seeds it may be chance.
+    let (code, text) = run(few, "campaign run excused --seeds 0..900");
+    assert_eq!(code, 0, "{text}");
+}

@@ -41,6 +41,10 @@ impl Scenario for Chaos {
         rare::ALL
     }
 
+    fn excuses(&self) -> &'static [(&'static str, u32)] {
+        rare::EXCUSES
+    }
+
     fn takes_faults(&self) -> bool {
         true
     }

@@ -97,6 +97,8 @@ struct Client {
     commands: u32,
     open: Vec<CallId>,
     open_reads: usize,
+    /// The reads of its present run, by their ids: each run begins anew to number them.
+    reads: Vec<usize>,
     rng: ChaCha8Rng,
 }
 
@@ -118,6 +120,7 @@ impl Clients {
             commands: 0,
             open: Vec::new(),
             open_reads: 0,
+            reads: Vec::new(),
             rng: streams.stream(&format!("client {node}")),
         });
         Self {
@@ -137,6 +140,7 @@ impl Clients {
         client.id = (life << 8) | node.0;
         client.commands = 0;
         client.open_reads = 0;
+        client.reads.clear();
     }
 
     /// The node has crashed: nobody knows what came of what it had asked.
@@ -189,7 +193,10 @@ impl Clients {
     }
 
     fn read(&mut self, node: NodeIndex, key: u8, led: bool, ledger: &Ledger, ctx: &mut Ctx) {
-        let id = ReadId(self.reads.len() as u64);
+        let client = &mut self.clients[node.0 as usize];
+        let id = ReadId(client.reads.len() as u64);
+        client.reads.push(self.reads.len());
+        client.open_reads += 1;
         let floors = ledger.lives().iter();
         self.reads.push(Read {
             node,
@@ -199,7 +206,6 @@ impl Clients {
             floors: floors.map(|life| (life.incarnation, life.acked)).collect(),
             shown: None,
         });
-        self.clients[node.0 as usize].open_reads += 1;
         ctx.deliver(node, Input::Read(id));
     }
 
@@ -284,14 +290,15 @@ impl Clients {
     /// A read shows `value`.
     pub(super) fn read_ready(
         &mut self,
-        id: ReadId,
+        (node, id): (NodeIndex, ReadId),
         version: Version,
         value: impl Fn(u8) -> u64,
         leads: bool,
         now: SimTime,
         coverage: &mut Coverage,
     ) {
-        let read = &mut self.reads[id.0 as usize];
+        let client = &mut self.clients[node.0 as usize];
+        let read = &mut self.reads[client.reads[id.0 as usize]];
         assert!(read.shown.is_none(), "{id:?} is answered twice");
         let mut floors = read.floors.iter();
         let floor = floors.find(|(incarnation, _)| *incarnation == version.incarnation);
@@ -311,12 +318,17 @@ impl Clients {
             value: value(read.key),
             at: now,
         });
-        self.clients[read.node.0 as usize].open_reads -= 1;
+        client.open_reads -= 1;
     }
 
     /// A read was not answered.
-    pub(super) fn read_failed(&mut self, id: ReadId, error: ReadError, coverage: &mut Coverage) {
-        let node = self.reads[id.0 as usize].node;
+    pub(super) fn read_failed(
+        &mut self,
+        node: NodeIndex,
+        id: ReadId,
+        error: ReadError,
+        coverage: &mut Coverage,
+    ) {
         let client = &mut self.clients[node.0 as usize];
         assert!(client.open_reads > 0, "{id:?} is answered twice");
         client.open_reads -= 1;

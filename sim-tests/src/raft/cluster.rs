@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use smalti_core::id::{GroupId, PeerId};
 use smalti_core::protocol::raft::{
-    AppendOutcome, CallOutcome, Config, Envelope, Event, Identity, Incarnation, Input,
-    LeadershipPreference, Member, Message, Output, Raft, ReadError, Rejection, StopReason,
+    AppendOutcome, CallOutcome, Config, Entry, Envelope, Event, Identity, Incarnation, Input,
+    LeadershipPreference, Member, Message, Output, Payload, Raft, ReadError, Rejection, StopReason,
     StorageError, Surroundings, Verdict,
 };
 use smalti_core::unique_id;
@@ -19,19 +19,20 @@ use smalti_sim::time::SimTime;
 use super::clients::{Ack, Clients, Workload};
 use super::digests;
 use super::disk::{Disk, Progress};
+use super::driven::Driven;
 use super::ledger::Ledger;
 use super::network::{BondRules, Bonding, Network, Parcel};
 use super::peers;
 use super::rare;
 use super::registers::Registers;
-use super::watch::{Machine, Watch, Watched, check_ack};
+use super::watch::{Watch, Watched, check_ack};
 use crate::Coverage;
 
 /// What the environment works with.
 pub(super) type Ctx = Context<Input, Scheduled>;
 
 /// Members in their environment.
-pub(super) type Group = World<Machine, Cluster>;
+pub(super) type Group = World<Driven, Cluster>;
 
 /// What the environment schedules for itself.
 #[derive(Debug)]
@@ -65,6 +66,8 @@ pub(super) struct Setup {
     pub(super) disk: (Duration, Duration),
     pub(super) is_canonical: bool,
     pub(super) chunk_len: usize,
+    /// How long a node's driver collects inputs before it takes outputs; zero: not at all.
+    pub(super) collects: Duration,
     /// Whether nodes that are cut off know all the same that the group has been founded.
     pub(super) told_of_founding: bool,
     /// Until when the applications ask for something.
@@ -238,7 +241,19 @@ impl Cluster {
             peer: peers::peer(node),
             instance: envelope.from,
         };
+        if let Some(instance) = envelope.to {
+            let peer = peers::peer(to);
+            let evidence = &mut self.watches[node.0 as usize].evidence;
+            evidence.sends(envelope.from, Member { peer, instance }, &envelope.message);
+        }
         match &envelope.message {
+            Message::Append(append) if disk.is_durable() => {
+                grows_in_secret(node, &append.entries, disk);
+            }
+            Message::Manifest(Some(manifest)) if self.setup.is_canonical => {
+                let place = self.ledger.place(manifest.incarnation);
+                self.ledger.life(place).snapshot(manifest);
+            }
             Message::RequestVote(candidacy) => {
                 // Who stands has voted for itself, and asks only once that is durable.
                 if let Some(incarnation) = envelope.incarnation {
@@ -367,6 +382,20 @@ impl Cluster {
     }
 }
 
+/// Who is told that it votes beside a sole voter is told once that is on the sole voter's disk: without it
+/// that one would lead alone again, beside the others.
+fn grows_in_secret(node: NodeIndex, entries: &[Entry], disk: &Disk) {
+    let changes = entries.iter().filter(
+        |entry| matches!(&entry.payload, Payload::Configuration(of) if of.voters.len() > 1),
+    );
+    for entry in changes {
+        assert!(
+            disk.image.has(entry.index, entry.term) || disk.image.voters() != 1,
+            "{node} tells others of {entry:?}, and on its disk it votes alone"
+        );
+    }
+}
+
 /// Whether a machine that has stopped may still say this.
 fn is_last_word(output: &Output) -> bool {
     match output {
@@ -379,19 +408,14 @@ fn is_last_word(output: &Output) -> bool {
     }
 }
 
-impl Environment<Machine> for Cluster {
+impl Environment<Driven> for Cluster {
     type Event = Scheduled;
 
-    fn start(&mut self, node: NodeIndex, life: u32, ctx: &mut Ctx) -> Machine {
+    fn start(&mut self, node: NodeIndex, life: u32, ctx: &mut Ctx) -> Driven {
         let number = node.0 as usize;
         self.clients.started(node, life);
         let recovered = self.disks[number].recovered();
         self.watches[number] = Watch::new();
-        if let Some(recovered) = &recovered
-            && recovered.hard_state.incarnation.is_some()
-        {
-            self.watches[number].found = self.disks[number].image.last();
-        }
         let identity = Identity {
             group: GROUP,
             peer: peers::peer(node),
@@ -402,7 +426,8 @@ impl Environment<Machine> for Cluster {
         let now = ctx.monotonic(node);
         let config = self.setup.config.clone();
         let machine = Raft::new(now, identity, config, recovered, registers, rng);
-        machine.expect("what a disk gives back is what was written")
+        let machine = machine.expect("what a disk gives back is what was written");
+        Driven::new(machine, self.setup.collects)
     }
 
     fn output(&mut self, node: NodeIndex, output: Output, ctx: &mut Ctx) {
@@ -418,6 +443,12 @@ impl Environment<Machine> for Cluster {
                 self.network.send(node, to, envelope, ctx);
             }
             Output::Persist(id, write) => {
+                if let Some(manifest) = write.snapshot.as_ref()
+                    && self.setup.is_canonical
+                {
+                    let place = self.ledger.place(manifest.incarnation);
+                    self.ledger.life(place).snapshot(manifest);
+                }
                 let progress = self.disks[number].write(id, write);
                 self.disk_progress(node, progress, ctx);
             }
@@ -435,9 +466,16 @@ impl Environment<Machine> for Cluster {
                     });
                 }
             }
-            Output::ReadReady(read, version) => self.watches[number].reads.push((read, version)),
+            Output::ReadReady(read, version) => {
+                let watch = &mut self.watches[number];
+                watch.reads.push((read, version));
+                if let Some(me) = watch.me {
+                    watch.evidence.reads(me, read);
+                }
+            }
             Output::ReadFailed(read, error) => {
-                self.clients.read_failed(read, error, &mut self.coverage);
+                self.clients
+                    .read_failed(node, read, error, &mut self.coverage);
             }
             Output::Stopped(reason) => self.stopped(node, &reason),
         }
@@ -495,10 +533,14 @@ impl Environment<Machine> for Cluster {
         }
     }
 
-    fn stepped(&mut self, node: NodeIndex, machine: &Machine, ctx: &mut Ctx) {
+    fn stepped(&mut self, node: NodeIndex, machine: &Driven, ctx: &mut Ctx) {
+        if machine.is_collecting() {
+            return;
+        }
         Watched {
             node,
             now: ctx.now(),
+            life: ctx.life(node),
             watches: &mut self.watches,
             disks: &self.disks,
             ledger: &mut self.ledger,

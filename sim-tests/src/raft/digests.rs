@@ -162,6 +162,15 @@ pub(super) fn of_entry(entry: &Entry) -> u64 {
     hasher.finish()
 }
 
+/// The digest of what a snapshot covers, and of its parts.
+pub(super) fn of_manifest(it: &Manifest) -> u64 {
+    let mut hasher = TraceHasher::new();
+    manifest(it, &mut hasher);
+    configuration(&it.configuration, &mut hasher);
+    it.configured_at.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// About as many bytes as a message takes on the wire.
 pub(super) fn len_of(envelope: &Envelope) -> usize {
     const FIXED: usize = 80;

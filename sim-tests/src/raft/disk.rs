@@ -123,6 +123,13 @@ impl Disk {
         if before.instance != now.instance {
             return;
         }
+        let is_first = self.last == WriteId(1);
+        assert!(
+            !is_first
+                || (before.term, before.vote, before.incarnation)
+                    == (now.term, now.vote, now.incarnation),
+            "a start makes {now:?} of {before:?}"
+        );
         assert!(
             now.term >= before.term,
             "the term falls from {} to {}",
@@ -193,6 +200,7 @@ impl Disk {
         if !self.is_durable() {
             self.image = Image::default();
         }
+        self.image.forget_staged();
         self.last = WriteId(0);
         self.fails_next = false;
         self.failed = false;

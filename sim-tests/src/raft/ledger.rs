@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use smalti_core::id::PeerId;
 use smalti_core::protocol::raft::{
-    Configuration, Entry, Incarnation, Index, Member, Payload, Term,
+    Configuration, Entry, Incarnation, Index, Manifest, Member, Payload, Position, Term,
 };
 
-use super::digests::of_entry;
+use super::digests::{of_entry, of_manifest};
 use super::registers::{Command, CommandId, Effect};
 
 /// An entry that some member has reported as committed.
@@ -19,12 +19,28 @@ struct Committed {
     said_in: Term,
 }
 
+/// An entry as it was first seen in a log.
+#[derive(Clone, Copy, Debug)]
+struct Appended {
+    term: Term,
+    digest: u64,
+    /// The term of the one before; `None` where nobody that was seen to have it kept that one.
+    previous: Option<Term>,
+}
+
 /// One incarnation.
 pub(super) struct Life {
     pub(super) incarnation: Incarnation,
     /// By index; `None` where nobody was seen to have the entry once it was committed.
     committed: Vec<Option<Committed>>,
-    leaders: BTreeMap<Term, Member>,
+    /// Who led each term, and in which life of its node.
+    leaders: BTreeMap<Term, (Member, u32)>,
+    /// By index, as first seen in a log.
+    appended: Vec<Option<Appended>>,
+    /// The same of other terms than the one first seen.
+    appended_else: BTreeMap<(Index, Term), Appended>,
+    /// The digest of the manifest of each snapshot.
+    manifests: BTreeMap<Position, u64>,
     /// Whom a member has voted for, and in which life of its node.
     votes: BTreeMap<(Term, Member), (Member, u32)>,
     /// The digest of the state at each index at which a member was seen.
@@ -50,6 +66,9 @@ impl Life {
             incarnation,
             committed: Vec::new(),
             leaders: BTreeMap::new(),
+            appended: Vec::new(),
+            appended_else: BTreeMap::new(),
+            manifests: BTreeMap::new(),
             votes: BTreeMap::new(),
             states: BTreeMap::new(),
             effects: BTreeMap::new(),
@@ -67,12 +86,52 @@ impl Life {
         Index(self.committed.len() as u64)
     }
 
-    /// A member leads in `term`.
-    pub(super) fn leads(&mut self, term: Term, leader: Member) {
-        let first = *self.leaders.entry(term).or_insert(leader);
+    /// A member leads in `term`, in this life of its node.
+    pub(super) fn leads(&mut self, term: Term, leader: Member, life: u32) {
+        let (first, when) = *self.leaders.entry(term).or_insert((leader, life));
         assert!(
-            first == leader,
-            "election safety: {first} and {leader} both lead {} in term {term}",
+            first == leader && when == life,
+            "election safety: {first} in life {when} and {leader} in life {life} both lead {} in term {term}",
+            self.incarnation
+        );
+    }
+
+    /// A member has an entry in its log, after one of term `previous`. Logs that have the same index and term
+    /// have the same there and before: by what is compared at each place, at all below it too.
+    pub(super) fn appends(&mut self, member: Member, entry: &Entry, previous: Option<Term>) {
+        let place = entry.index.0 as usize - 1;
+        if self.appended.len() <= place {
+            self.appended.resize(place + 1, None);
+        }
+        let now = Appended {
+            term: entry.term,
+            digest: of_entry(entry),
+            previous,
+        };
+        let first = match &mut self.appended[place] {
+            Some(first) if first.term != entry.term => {
+                let at = (entry.index, entry.term);
+                self.appended_else.entry(at).or_insert(now)
+            }
+            first => first.get_or_insert(now),
+        };
+        first.previous = first.previous.or(previous);
+        assert!(
+            first.digest == now.digest && (previous.is_none() || first.previous == previous),
+            "log matching: {member} has at {} of term {} another entry than others, or after one of another term: {now:?}, others {first:?}",
+            entry.index,
+            entry.term
+        );
+    }
+
+    /// A member has a snapshot: at one position all have the same.
+    pub(super) fn snapshot(&mut self, manifest: &Manifest) {
+        let digest = of_manifest(manifest);
+        let first = *self.manifests.entry(manifest.position).or_insert(digest);
+        assert!(
+            first == digest,
+            "two snapshots at {} of {} differ: {manifest:?}",
+            manifest.position,
             self.incarnation
         );
     }
@@ -378,9 +437,50 @@ mod tests {
     #[should_panic(expected = "election safety")]
     fn two_leaders_of_a_term_are_found() {
         let mut life = life();
-        life.leads(Term(2), member(1));
-        life.leads(Term(3), member(2));
-        life.leads(Term(2), member(2));
+        life.leads(Term(2), member(1), 0);
+        life.leads(Term(3), member(2), 0);
+        life.leads(Term(2), member(2), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "election safety")]
+    fn a_leader_that_leads_again_after_a_restart_is_found() {
+        let mut life = life();
+        life.leads(Term(2), member(1), 0);
+        life.leads(Term(2), member(1), 1);
+    }
+
+    #[test]
+    fn logs_may_differ_until_they_have_an_entry_of_one_term() {
+        let mut life = life();
+        life.appends(member(1), &entry(3, 2, Payload::Blank), None);
+        life.appends(
+            member(2),
+            &entry(3, 3, Payload::SnapshotPoint),
+            Some(Term(1)),
+        );
+        life.appends(member(2), &entry(3, 2, Payload::Blank), Some(Term(2)));
+        life.appends(
+            member(3),
+            &entry(3, 3, Payload::SnapshotPoint),
+            Some(Term(1)),
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "log matching")]
+    fn another_entry_of_the_same_index_and_term_is_found() {
+        let mut life = life();
+        life.appends(member(1), &entry(3, 2, Payload::Blank), None);
+        life.appends(member(2), &entry(3, 2, Payload::SnapshotPoint), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "log matching")]
+    fn another_entry_before_the_same_one_is_found() {
+        let mut life = life();
+        life.appends(member(1), &entry(3, 2, Payload::Blank), Some(Term(2)));
+        life.appends(member(2), &entry(3, 2, Payload::Blank), Some(Term(1)));
     }
 
     #[test]

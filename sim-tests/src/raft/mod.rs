@@ -5,6 +5,8 @@ mod clients;
 mod cluster;
 mod digests;
 mod disk;
+mod driven;
+mod evidence;
 mod history;
 mod image;
 mod ledger;
@@ -14,6 +16,7 @@ mod plan;
 mod rare;
 mod registers;
 mod settle;
+mod trials;
 mod watch;
 
 pub use chaos::Chaos;

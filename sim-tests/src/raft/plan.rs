@@ -12,6 +12,7 @@ use smalti_sim::time::SimTime;
 use super::clients::Workload;
 use super::cluster::Setup;
 use super::network::{BondRules, Carriage};
+use super::trials::{self, Beginning, Trials};
 
 /// Members at most, with those beyond the voters.
 pub(super) const MEMBERS_MAX: u32 = 9;
@@ -36,6 +37,7 @@ pub(super) struct Plan {
     pub(super) setup: Setup,
     faults: FaultPlan,
     more: MorePlan,
+    trials: Trials,
     /// Before this nothing goes wrong.
     calm_until: SimTime,
     /// When each node starts.
@@ -76,6 +78,13 @@ impl Plan {
                 rule => rule,
             };
         }
+        let trials = Trials::draw(streams, members, &mut config);
+        let calm_until = match trials.beginning {
+            Beginning::Together => calm_until,
+            Beginning::Alone | Beginning::Apart(..) => {
+                SimTime::from(config.bootstrap_delay * 4 + Duration::from_millis(500))
+            }
+        };
         let until = calm_until + TROUBLE;
         let preferences = (0..members).map(|member| {
             if member >= voters && chance(rng, 300_000) {
@@ -99,19 +108,23 @@ impl Plan {
             disk: (Duration::from_micros(50), disk_max),
             is_canonical: chance(rng, 500_000),
             chunk_len: if chance(rng, 500_000) { 64 } else { 1 << 16 },
-            told_of_founding: config.founding == FoundingRule::Any || chance(rng, 500_000),
+            collects: trials::draw_collects(streams),
+            told_of_founding: (config.founding == FoundingRule::Any || chance(rng, 500_000))
+                && !matches!(trials.beginning, Beginning::Apart(..)),
             until,
             config,
         };
         let faults = draw_faults(rng, &setup.config);
         let more = draw_more(rng, setup.config.storage);
+        let mut later = streams.stream("plan/starts");
         let starts = (0..members).map(|member| {
             let late = if member < voters {
                 below(rng, 50)
             } else {
                 below(rng, 15_000)
             };
-            SimTime::from(Duration::from_millis(late))
+            let late = SimTime::from(Duration::from_millis(late));
+            trials.start(member, late, &setup.config, &mut later)
         });
         let starts = starts.collect();
         let leaves = chance(rng, 100_000).then(|| {
@@ -122,6 +135,7 @@ impl Plan {
             setup,
             faults,
             more,
+            trials,
             calm_until,
             starts,
             leaves,
@@ -144,6 +158,7 @@ impl Plan {
             format!("{:?}", self.setup),
             format!("{:?}", self.faults),
             format!("{:?}", self.more),
+            format!("{:?}", self.trials),
             format!(
                 "calm until {}, starts at {:?}",
                 self.calm_until, self.starts
@@ -214,6 +229,17 @@ impl Plan {
             }
             faults
         });
+        let (unit, links) = (self.setup.config.election_timeout, self.faults.links);
+        each(
+            "fault/slow path",
+            self.trials.slow_paths,
+            &mut |rng, node, lasts| trials::slow_paths(rng, node, lasts, nodes, unit, links),
+        );
+        each(
+            "fault/rolling",
+            self.trials.rolling,
+            &mut |rng, node, lasts| trials::rolling(rng, node, lasts, nodes),
+        );
         schedule.events.sort_by_key(|event| event.at);
         for event in &mut schedule.events {
             // Clocks are wrong from the start.
@@ -222,6 +248,8 @@ impl Plan {
                 event.at = event.at + calm;
             }
         }
+        schedule.events.extend(self.trials.first_faults());
+        schedule.events.sort_by_key(|event| event.at);
         if calm > Duration::ZERO {
             // Loss and delay as well begin later.
             let links = std::mem::replace(&mut schedule.links, quiet());

@@ -28,6 +28,9 @@ pub(super) const DUPLICATE: &str = "a command was in the log twice";
 pub(super) const RESENT: &str = "a command was in the log, refused there, and applied later";
 pub(super) const CAUGHT_IN_CHANGE: &str =
     "a change of voters was under way when those that it needed were lost";
+pub(super) const UNCLEAR: &str =
+    "voters were known to some of an incarnation, and no majority of them lived";
+pub(super) const TOO_FEW_TO_FOUND: &str = "nothing was founded, and too few were left to";
 pub(super) const LEFT_FOUNDING: &str = "a founding was left";
 pub(super) const LEFT_GROUP: &str = "a member left the group for good";
 pub(super) const FOUNDED_AGAIN: &str = "there was more than one incarnation";
@@ -63,9 +66,18 @@ pub(super) const ALL: &[&str] = &[
     DUPLICATE,
     RESENT,
     CAUGHT_IN_CHANGE,
+    UNCLEAR,
     LEFT_FOUNDING,
     LEFT_GROUP,
     FOUNDED_AGAIN,
     EXTINCT,
     MINORITY_BROKEN,
+];
+
+/// Those that excuse a run from showing that a group goes on, and how many runs of a million may have each.
+pub(super) const EXCUSES: &[(&str, u32)] = &[
+    (CAUGHT_IN_CHANGE, 5_000),
+    (UNCLEAR, 10_000),
+    (TOO_FEW_TO_FOUND, 10_000),
+    (EXTINCT, 250_000),
 ];

@@ -31,6 +31,14 @@ pub(super) fn heal(
 ) -> BTreeSet<NodeIndex> {
     world.apply(Fault::RepairAll);
     world.apply(Fault::Links(quiet()));
+    let paths = world.recorded_faults().iter();
+    let paths = paths.filter_map(|event| match &event.fault {
+        Fault::Path(from, to, _) => Some((*from, *to)),
+        _ => None,
+    });
+    for (from, to) in paths.collect::<BTreeSet<_>>() {
+        world.apply(Fault::Path(from, to, quiet()));
+    }
     let nodes = world.context().nodes_count();
     for node in (0..nodes).map(NodeIndex) {
         world.apply(Fault::Resume(node));
@@ -239,7 +247,11 @@ pub(super) fn settled(
                 environment.coverage.reach(rare::EXTINCT);
                 stays_extinct(world, &life, limit, rng)?;
             }
-            Outlook::Unclear => measured.push("an incarnation may go on or not".to_owned()),
+            Outlook::Unclear => {
+                let (environment, _) = world.environment_mut();
+                environment.coverage.reach(rare::UNCLEAR);
+                measured.push("an incarnation may go on or not".to_owned());
+            }
         }
     }
     measured.push(format!(
@@ -309,6 +321,8 @@ fn founded(
                 FoundingRule::Expect(expected) => expected as usize,
             };
             if live.filter(may_found).count() < expected {
+                let (environment, _) = world.environment_mut();
+                environment.coverage.reach(rare::TOO_FEW_TO_FOUND);
                 return Ok(Vec::new());
             }
             return Err(format!(
@@ -434,6 +448,14 @@ fn differs(
         }
         if environment.clients.has_open(node) {
             return Some(format!("{node} has calls or reads open"));
+        }
+        let acked = environment.ledger.find(&life.incarnation);
+        let acked = acked.map_or(Index::ZERO, |life| life.acked);
+        if status.applied < acked {
+            return Some(format!(
+                "{node} has applied {}, and {acked} was acknowledged",
+                status.applied
+            ));
         }
         let seen = (node, status.applied, machine.state().digest());
         let (other, applied, digest) = *first.get_or_insert(seen);

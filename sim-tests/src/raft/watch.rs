@@ -4,21 +4,20 @@ use std::collections::BTreeSet;
 
 use smalti_core::id::PeerId;
 use smalti_core::protocol::raft::{
-    Configuration, Incarnation, Index, Member, Payload, Position, Raft, ReadId, Role, Term, Version,
+    Configuration, Incarnation, Index, Member, Payload, Position, ReadId, Role, Term, Version,
 };
 use smalti_sim::NodeIndex;
 use smalti_sim::time::SimTime;
 
 use super::clients::{Ack, Clients};
 use super::disk::Disk;
+use super::driven::Driven;
+use super::evidence::Evidence;
 use super::ledger::Ledger;
 use super::peers;
 use super::rare;
-use super::registers::{Registers, value_of};
+use super::registers::value_of;
 use crate::Coverage;
-
-/// The machine of a member.
-pub(super) type Machine = Raft<Registers>;
 
 /// A member as it was after its last step.
 #[derive(Clone, Debug)]
@@ -30,11 +29,12 @@ pub(super) struct Watch {
     pub(super) role: Role,
     pub(super) term: Term,
     pub(super) leader: Option<Member>,
-    last: Position,
+    pub(super) last: Position,
     pub(super) commit: Index,
     pub(super) applied: Index,
     effects: usize,
-    configuration: Configuration,
+    pub(super) configuration: Configuration,
+    pub(super) evidence: Evidence,
     /// Whether its machine has said that it stops, and whether because it has left.
     pub(super) stopped: bool,
     pub(super) left: bool,
@@ -45,8 +45,6 @@ pub(super) struct Watch {
     /// Answers of this step that are to be checked once it is over.
     pub(super) acks: Vec<Ack>,
     pub(super) reads: Vec<(ReadId, Version)>,
-    /// What its disk had when it started: the machine must have found all of it.
-    pub(super) found: Index,
 }
 
 impl Watch {
@@ -63,13 +61,13 @@ impl Watch {
             applied: Index::ZERO,
             effects: 0,
             configuration: Configuration::default(),
+            evidence: Evidence::default(),
             stopped: false,
             left: false,
             handed_over: None,
             fetches_from: None,
             acks: Vec::new(),
             reads: Vec::new(),
-            found: Index::ZERO,
         }
     }
 
@@ -82,6 +80,8 @@ impl Watch {
 pub(super) struct Watched<'a> {
     pub(super) node: NodeIndex,
     pub(super) now: SimTime,
+    /// In which of its lives the node is.
+    pub(super) life: u32,
     pub(super) watches: &'a mut [Watch],
     pub(super) disks: &'a [Disk],
     pub(super) ledger: &'a mut Ledger,
@@ -92,19 +92,12 @@ pub(super) struct Watched<'a> {
 
 impl Watched<'_> {
     /// The machine of the node has made a step.
-    pub(super) fn step(&mut self, machine: &Machine) {
+    pub(super) fn step(&mut self, machine: &Driven) {
         let status = machine.status();
         let watch = &mut self.watches[self.node.0 as usize];
         if watch.me != Some(status.me) || watch.incarnation != status.incarnation {
-            let is_first = watch.me.is_none();
-            if is_first {
-                assert!(
-                    status.last.index >= watch.found,
-                    "{} starts with a log that ends at {}, and its disk has one up to {}",
-                    self.node,
-                    status.last,
-                    watch.found
-                );
+            if watch.me.is_none() {
+                found(self.node, machine, &self.disks[self.node.0 as usize]);
             }
             if watch.me != Some(status.me) {
                 // It has left a founding, and promised nothing in its new life.
@@ -119,6 +112,8 @@ impl Watched<'_> {
                 watch.place = self.ledger.place(incarnation);
             }
         }
+        self.evidence(machine);
+        let watch = &self.watches[self.node.0 as usize];
         assert!(
             status.term >= watch.term,
             "the term of {} falls from {} to {}",
@@ -150,7 +145,7 @@ impl Watched<'_> {
         &self.watches[self.node.0 as usize]
     }
 
-    fn logs(&mut self, machine: &Machine) {
+    fn logs(&mut self, machine: &Driven) {
         let (status, watch) = (machine.status(), &self.watches[self.node.0 as usize]);
         let node = self.node;
         assert!(
@@ -168,16 +163,33 @@ impl Watched<'_> {
             status.commit,
             status.applied
         );
-        if status.last == watch.last || watch.last.index < status.kept_from {
+        if status.last == watch.last {
             return;
         }
         let there = machine.entry(watch.last.index).map(|entry| entry.term);
-        if there != Some(watch.last.term) {
+        let goes_on = watch.last == Position::ZERO || there == Some(watch.last.term);
+        if !goes_on && watch.last.index >= status.kept_from {
             self.coverage.reach(rare::TRUNCATED);
+        }
+        // What was committed here before was not cut.
+        let seen = if goes_on {
+            watch.last.index
+        } else {
+            watch.commit
+        };
+        let first = seen.next().max(status.kept_from);
+        let life = self.ledger.life(watch.place);
+        let mut previous = machine.entry(first.previous()).map(|entry| entry.term);
+        for index in first.0..=status.last.index.0 {
+            let Some(entry) = machine.entry(Index(index)) else {
+                continue;
+            };
+            life.appends(status.me, entry, previous);
+            previous = Some(entry.term);
         }
     }
 
-    fn commits(&mut self, machine: &Machine) {
+    fn commits(&mut self, machine: &Driven) {
         let (status, watch) = (machine.status(), &self.watches[self.node.0 as usize]);
         if status.commit == watch.commit {
             return;
@@ -228,7 +240,7 @@ impl Watched<'_> {
     /// What a leader does on its own account: it commits by an entry of its term alone, and changes the voters
     /// only after one, and only when the change before has committed. What goes wrong otherwise takes
     /// several leaders and much luck; that the rule is kept can be seen at once.
-    fn changes(&self, machine: &Machine) {
+    fn changes(&self, machine: &Driven) {
         let (status, watch) = (machine.status(), self.watch());
         if status.role != Role::Leader {
             return;
@@ -238,7 +250,10 @@ impl Watched<'_> {
             entry.is_none_or(|entry| entry.term == status.term)
         };
         assert!(
-            status.commit == watch.commit || of_its_term(status.commit),
+            status.commit == watch.commit
+                || watch.role != Role::Leader
+                || watch.term != status.term
+                || of_its_term(status.commit),
             "{} leads term {} and commits {} by counting alone",
             self.node,
             status.term,
@@ -267,7 +282,7 @@ impl Watched<'_> {
         }
     }
 
-    fn elections(&mut self, machine: &Machine) {
+    fn elections(&mut self, machine: &Driven) {
         let (status, watch) = (machine.status(), self.watch());
         let was_leader = watch.role == Role::Leader;
         if status.role != Role::Leader {
@@ -281,7 +296,7 @@ impl Watched<'_> {
         }
         let (place, handed_over) = (watch.place, watch.handed_over);
         let life = self.ledger.life(place);
-        life.leads(status.term, status.me);
+        life.leads(status.term, status.me, self.life);
         assert!(
             status.last.term == status.term,
             "{} leads term {} with a log that ends at {}: nothing before it is ever committed by itself",
@@ -306,7 +321,7 @@ impl Watched<'_> {
         }
     }
 
-    fn states(&mut self, machine: &Machine) {
+    fn states(&mut self, machine: &Driven) {
         let status = machine.status();
         let watch = &mut self.watches[self.node.0 as usize];
         if status.applied == watch.applied {
@@ -322,7 +337,7 @@ impl Watched<'_> {
     }
 
     /// Checks what the step has answered.
-    fn answers(&mut self, machine: &Machine) {
+    fn answers(&mut self, machine: &Driven) {
         let watch = &mut self.watches[self.node.0 as usize];
         if watch.acks.is_empty() && watch.reads.is_empty() {
             return;
@@ -343,8 +358,36 @@ impl Watched<'_> {
             );
             let value = |key| machine.state().value(key);
             let (clients, coverage) = (&mut *self.clients, &mut *self.coverage);
-            clients.read_ready(read, version, value, leads, self.now, coverage);
+            clients.read_ready((self.node, read), version, value, leads, self.now, coverage);
         }
+    }
+}
+
+/// The node has just started: what it goes by is what its disk has.
+fn found(node: NodeIndex, machine: &Driven, disk: &Disk) {
+    let status = machine.status();
+    let image = &disk.image;
+    let Some(hard_state) = image.hard_state.filter(|_| disk.is_durable()) else {
+        return;
+    };
+    assert!(
+        (status.me.instance, status.incarnation, status.term)
+            == (hard_state.instance, hard_state.incarnation, hard_state.term),
+        "{node} starts with {status:?}, and its disk has {hard_state:?}"
+    );
+    assert!(
+        status.last.index == image.last(),
+        "{node} starts with a log that ends at {}, and its disk has one up to {}",
+        status.last,
+        image.last()
+    );
+    for entry in image.entries() {
+        assert!(
+            machine.entry(entry.index) == Some(entry),
+            "{node} starts with {:?} at {}, where its disk has {entry:?}",
+            machine.entry(entry.index),
+            entry.index
+        );
     }
 }
 

@@ -1,0 +1,183 @@
+//! Classes of trouble that only some schedules need, each drawn from a stream of its own: a run without one
+//! is the same as if the class did not exist.
+
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use smalti_core::protocol::raft::{Config, FoundingRule};
+use smalti_sim::NodeIndex;
+use smalti_sim::faults::{Churn, Fault, FaultEvent, Latency, LinkFaults};
+use smalti_sim::rng::{Streams, below, between, chance};
+use smalti_sim::time::SimTime;
+
+/// How a group begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Beginning {
+    /// All voters start together.
+    #[default]
+    Together,
+    /// One founds alone; the others come later.
+    Alone,
+    /// Two parts that do not reach each other found one group each. Until when they do not.
+    Apart(Vec<NodeIndex>, Vec<NodeIndex>, SimTime),
+}
+
+/// What is drawn.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trials {
+    pub(super) beginning: Beginning,
+    /// Paths that take about as long as elections: what was said in one term arrives in the next.
+    pub(super) slow_paths: Option<Churn>,
+    /// One node is cut off while the others are started again one by one.
+    pub(super) rolling: Option<Churn>,
+}
+
+impl Trials {
+    /// Draws for so many `members`; changes `config` where a class needs it.
+    pub(super) fn draw(streams: &Streams, members: u32, config: &mut Config) -> Self {
+        let unit = config.election_timeout;
+        let churn = |label: &str, ppm| {
+            let mut rng = streams.stream(label);
+            chance(&mut rng, ppm).then(|| Churn {
+                every: between(&mut rng, unit, unit * 12),
+                lasts: between(&mut rng, unit, unit * 8),
+            })
+        };
+        let slow_paths = churn("plan/slow paths", 250_000);
+        let rolling = churn("plan/rolling", 100_000);
+        let rng = &mut streams.stream("plan/snapshots");
+        if chance(rng, 150_000) {
+            config.snapshot_interval = 1 + below(rng, 15);
+            config.log_window = below(rng, config.snapshot_interval * 2);
+        }
+        let rng = &mut streams.stream("plan/beginning");
+        let drawn = below(rng, 100);
+        let beginning = match drawn {
+            0..12 if members > 2 => Beginning::Alone,
+            12..22 if members > 1 => {
+                let size = 1 + below(rng, u64::from(members) - 1) as usize;
+                let mut right: Vec<NodeIndex> = (0..members).map(NodeIndex).collect();
+                let mut left = Vec::new();
+                for _ in 0..size {
+                    let place = below(rng, right.len() as u64) as usize;
+                    left.push(right.remove(place));
+                }
+                let until = config.bootstrap_delay * 5;
+                let until = until + between(rng, Duration::ZERO, Duration::from_secs(5));
+                Beginning::Apart(left, right, SimTime::from(until))
+            }
+            _ => Beginning::Together,
+        };
+        if beginning != Beginning::Together {
+            config.founding = if chance(rng, 500_000) {
+                FoundingRule::Any
+            } else {
+                FoundingRule::Expect(1)
+            };
+        }
+        Self {
+            beginning,
+            slow_paths,
+            rolling,
+        }
+    }
+
+    /// When a node starts that would start at `at`.
+    pub(super) fn start(
+        &self,
+        node: u32,
+        at: SimTime,
+        config: &Config,
+        rng: &mut ChaCha8Rng,
+    ) -> SimTime {
+        if self.beginning != Beginning::Alone || node == 0 {
+            return at;
+        }
+        let after = config.bootstrap_delay * 2;
+        at.max(SimTime::from(
+            after + between(rng, Duration::ZERO, Duration::from_secs(8)),
+        ))
+    }
+
+    /// What goes wrong at the beginning.
+    pub(super) fn first_faults(&self) -> Vec<FaultEvent> {
+        let Beginning::Apart(left, right, until) = &self.beginning else {
+            return Vec::new();
+        };
+        let event = |at, fault: fn(_, _) -> Fault| FaultEvent {
+            at,
+            fault: fault(left.clone(), right.clone()),
+        };
+        vec![
+            event(SimTime::ZERO, Fault::Partition),
+            event(*until, Fault::EndPartition),
+        ]
+    }
+}
+
+/// How long a node does nothing when it is started again.
+const DOWN_MAX: Duration = Duration::from_millis(300);
+
+/// Slows down paths from `node` or to it. Nothing is lost there: a stream would send it again only after some
+/// of these latencies, and hold back for longer than anybody waits what comes after it.
+pub(super) fn slow_paths(
+    rng: &mut ChaCha8Rng,
+    node: NodeIndex,
+    lasts: Duration,
+    nodes: u32,
+    unit: Duration,
+    links: LinkFaults,
+) -> Vec<(Duration, Fault)> {
+    let latency = Latency::constant(between(rng, unit / 4, unit * 2));
+    let is_from = chance(rng, 500_000);
+    let mut faults = Vec::new();
+    for other in (0..nodes).map(NodeIndex).filter(|other| *other != node) {
+        if chance(rng, 700_000) {
+            let (from, to) = if is_from {
+                (node, other)
+            } else {
+                (other, node)
+            };
+            let slow = LinkFaults {
+                latency,
+                loss_ppm: 0,
+                ..links
+            };
+            faults.push((Duration::ZERO, Fault::Path(from, to, slow)));
+            faults.push((lasts, Fault::Path(from, to, links)));
+        }
+    }
+    faults
+}
+
+/// Cuts `node` off, and starts the others again, one by one.
+pub(super) fn rolling(
+    rng: &mut ChaCha8Rng,
+    node: NodeIndex,
+    lasts: Duration,
+    nodes: u32,
+) -> Vec<(Duration, Fault)> {
+    let others = (0..nodes).map(NodeIndex).filter(|other| *other != node);
+    let others: Vec<NodeIndex> = others.collect();
+    let mut faults = vec![
+        (Duration::ZERO, Fault::Partition(vec![node], others.clone())),
+        (lasts, Fault::EndPartition(vec![node], others.clone())),
+    ];
+    for (number, other) in (0..).zip(&others) {
+        let at = lasts * number / nodes + between(rng, Duration::ZERO, lasts / nodes);
+        faults.push((at, Fault::Crash(*other)));
+        let down = between(rng, Duration::ZERO, DOWN_MAX);
+        faults.push((at + down, Fault::Restart(*other)));
+    }
+    faults
+}
+
+/// How long drivers collect inputs before they take outputs.
+pub(super) fn draw_collects(streams: &Streams) -> Duration {
+    let rng = &mut streams.stream("plan/driver");
+    if chance(rng, 200_000) {
+        between(rng, Duration::from_micros(10), Duration::from_millis(10))
+    } else {
+        Duration::ZERO
+    }
+}
