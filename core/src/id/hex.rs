@@ -10,7 +10,7 @@ pub struct ParseIdError {
 }
 
 /// The 32 bytes that 64 hex digits stand for; `None` for any other text.
-pub(super) const fn decode(text: &[u8]) -> Option<[u8; 32]> {
+pub(crate) const fn decode(text: &[u8]) -> Option<[u8; 32]> {
     if text.len() != 64 {
         return None;
     }

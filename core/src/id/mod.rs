@@ -5,7 +5,7 @@
 //! the hash, so ids of two kinds never mix. A node is named by its public key, [`PeerId`].
 
 mod const_blake3;
-mod hex;
+pub(crate) mod hex;
 mod instance;
 mod keys;
 

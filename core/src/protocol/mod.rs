@@ -1,8 +1,13 @@
 //! The protocols, as machines without I/O: no async, no executor, and no handle knows of them.
 
+mod backoff;
+pub mod bonds;
+pub(crate) mod crossing;
 pub mod discovery;
+pub mod groups;
 mod machine;
 pub mod raft;
+mod rtt;
 pub mod streams;
 
 pub use machine::Machine;

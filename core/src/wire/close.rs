@@ -72,6 +72,12 @@ codes! {
     STREAM_TOO_SLOW = 10_413, "the consumer is too slow";
     /// The producer has ended.
     STREAM_ENDED = 10_410, "the producer has ended";
+    /// The peer does not prove a group's key.
+    GROUP_NOT_PROVED = 30_401, "the proof of the group's key is wrong";
+    /// This node is not in the group.
+    GROUP_NOT_MEMBER = 30_404, "not a member of this group";
+    /// A message of a group came from a peer that was never offered a bond in it.
+    GROUP_NOT_BONDED = 30_409, "a message of a group without a bond";
 }
 
 impl CloseCode {

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::watch;
 
 use super::LinkError;
-use super::table::Candidate;
 use crate::id::Instance;
 use crate::node::tasks::Tasks;
+use crate::protocol::crossing::Candidate;
 use crate::runtime::Connection;
 use crate::time::Duration;
 use crate::wire::CloseCode;

@@ -5,7 +5,6 @@ mod address_book;
 mod error;
 mod handshake;
 mod lease;
-mod table;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,11 +17,11 @@ pub use error::LinkError;
 pub(crate) use handshake::LocalIdentity;
 use lease::Admitted;
 pub(crate) use lease::Lease;
-use table::Verdict;
 
 use super::link::{Link, Protocol};
 use super::tasks::Tasks;
 use crate::id::PeerId;
+use crate::protocol::crossing::{self, Verdict};
 use crate::runtime::{Alpn, BiStream, Connection, ConnectionError, DialError, Endpoint};
 use crate::time::Duration;
 use crate::wire::{CloseCode, HELLO_TIMEOUT};
@@ -274,7 +273,7 @@ impl Connections {
         let mut table = self.table();
         let verdict = table.usable(key).map(|old| {
             (
-                table::decide(self.0.local.peer, key.0, old.candidate(), new.candidate()),
+                crossing::decide(self.0.local.peer, key.0, old.candidate(), new.candidate()),
                 old,
             )
         });

@@ -6,6 +6,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use crate::id::PeerId;
+use crate::protocol::rtt::Estimate;
 use crate::time::{Duration, Instant};
 
 /// The most probes under way at once.
@@ -14,28 +15,6 @@ pub(super) const OUTSTANDING_MAX: usize = 16;
 const PER_INTERVAL: u32 = 32;
 /// A probe that has not come back by then has failed.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Smoothed after RFC 6298, section 2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Estimate {
-    smoothed: Duration,
-    variation: Duration,
-}
-
-impl Estimate {
-    fn first(sample: Duration) -> Self {
-        Self {
-            smoothed: sample,
-            variation: sample / 2,
-        }
-    }
-
-    fn update(&mut self, sample: Duration) {
-        let deviation = self.smoothed.abs_diff(sample);
-        self.variation = (self.variation * 3 + deviation) / 4;
-        self.smoothed = (self.smoothed * 7 + sample) / 8;
-    }
-}
 
 pub(super) struct Prober {
     interval: Duration,
@@ -123,9 +102,9 @@ impl Prober {
         let sample = sample?;
         match &mut state.estimate {
             Some(estimate) => estimate.update(sample),
-            none => *none = Some(Estimate::first(sample)),
+            none => *none = Some(Estimate::new(sample)),
         }
-        state.estimate.map(|estimate| estimate.smoothed)
+        state.estimate.map(Estimate::smoothed)
     }
 
     /// When [`poll`](Self::poll) has something to do.
@@ -234,24 +213,6 @@ mod tests {
             }
             prober.check_invariants();
         }
-    }
-
-    #[test]
-    fn smoothing_follows_rfc_6298() {
-        let (mut prober, ids) = peers(1);
-        let ms = Duration::from_millis;
-        assert_eq!(
-            prober.sample(Instant::ZERO, &ids[0], Some(ms(100))),
-            Some(ms(100))
-        );
-        assert_eq!(
-            prober.sample(Instant::ZERO, &ids[0], Some(ms(180))),
-            Some(ms(110))
-        );
-        assert_eq!(prober.sample(Instant::ZERO, &ids[0], None), None);
-        let estimate = prober.peers[&ids[0]].estimate.unwrap();
-        // (3 * 50 + |100 - 180|) / 4
-        assert_eq!(estimate.variation, Duration::from_micros(57_500));
     }
 
     #[test]

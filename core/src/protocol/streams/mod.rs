@@ -14,13 +14,12 @@
 //! - A producer never has more subscriptions than it may, nor two of one consumer.
 //! - A consumer has at most one subscription to each producer.
 
-mod config;
 pub mod consumer;
 mod message;
 pub mod producer;
 pub mod segment;
 
-pub use config::{Backoff, BackoffError};
+pub use super::backoff::{Backoff, BackoffError};
 pub use message::{
     Accepted, ConsumerNumber, HANDSHAKE_LEN_MAX, ProducerInstance, Refusal, Reply, STREAMS_ALPN,
     Subscribe,

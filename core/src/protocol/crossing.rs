@@ -1,10 +1,10 @@
-//! Which of several connections to one peer is used.
+//! Which of several connections, or links, to one peer is used.
 
 use crate::id::Instance;
 use crate::id::PeerId;
 use crate::runtime::Side;
 
-/// What decides between two connections.
+/// What decides between two connections, or two links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) instance: Instance,

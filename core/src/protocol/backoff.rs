@@ -54,7 +54,7 @@ impl Backoff {
     }
 
     /// The delay after so many failures in a row, of which there is at least one.
-    pub(super) fn delay(&self, failures: u32, rng: &mut ChaCha8Rng) -> Duration {
+    pub(crate) fn delay(&self, failures: u32, rng: &mut ChaCha8Rng) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         let full = self.first.saturating_mul(1 << doublings).min(self.max);
         full.mul_f64(1.0 - self.jitter * rng.random::<f64>())
