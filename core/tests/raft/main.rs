@@ -32,6 +32,10 @@ macro_rules! scripts {
 scripts! {
     a1_expect_acknowledges_nothing_before_so_many_have_accepted
     a1_expect_remembers_who_has_accepted
+    observer_with_the_longest_log_leads_until_another_has_it
+    leave_does_not_hand_over_to_an_observer
+    founding_expect_fewer_than_a_majority_is_left
+    a1_expect_a_voter_that_lags_stays_in_what_goes_on
     a_bond_that_comes_and_goes_loses_nothing
     a_command_of_a_node_that_crashed_is_applied_once_or_not_at_all
     a_command_waits_for_a_leader

@@ -40,7 +40,8 @@ pub enum LeadershipPreference {
         /// How many times; 3 is usual.
         factor: u32,
     },
-    /// Never votes and never leads; it follows and reads.
+    /// It follows and reads, and is never made a voter. One that was a voter before votes until another has taken
+    /// its place, and leads only where nobody else can.
     Observer,
 }
 

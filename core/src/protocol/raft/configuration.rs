@@ -13,8 +13,8 @@ use crate::id::PeerId;
 pub struct Configuration {
     /// The voters.
     pub voters: BTreeSet<Member>,
-    /// How often each peer has been demoted: it is promoted the later for it. Kept for
-    /// the 64 that were demoted most often.
+    /// How often each peer has been demoted: it is promoted the later for it. Kept for 64
+    /// peers, those demoted most often and the last one.
     pub demotions: BTreeMap<PeerId, u32>,
 }
 

@@ -1,11 +1,12 @@
 //! What the parts of the machine share: who the member is, what it has promised, whom it knows.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
+use super::catch_up::LogView;
 use super::config::{Config, LeadershipPreference, StorageClass};
 use super::configuration::Configuration;
 use super::disk::Disk;
@@ -23,6 +24,9 @@ use super::store::{HardState, Recovered};
 use super::types::{Incarnation, Index, Member, Position, Run, Term};
 use crate::id::{GroupId, Instance, PeerId};
 use crate::time::{Duration, Instant};
+
+/// A voter that only observes by now leaves standing for election to the others, unless none of them can win.
+const OBSERVER_FACTOR: u32 = 3;
 
 /// What a member does.
 pub(super) enum State {
@@ -104,6 +108,11 @@ pub(super) struct Core {
     pub(super) ping: u64,
     pub(super) surroundings: Surroundings,
     pub(super) disk: Disk,
+    /// The latest run that was heard of each voter, beyond the bond.
+    runs: BTreeMap<Member, Run>,
+    /// Voters whose store was set back: they have forgotten votes and acknowledgements, so that none of theirs
+    /// counts until they are demoted.
+    pub(super) set_back: BTreeSet<Member>,
     /// A leader says nothing before this write is durable: a founding of its own, or a change that makes three
     /// voters of one.
     pub(super) silent_until: WriteId,
@@ -177,6 +186,8 @@ impl Core {
             ping: 1,
             surroundings: Surroundings::default(),
             disk: Disk::new(is_durable, last),
+            runs: BTreeMap::new(),
+            set_back: BTreeSet::new(),
             silent_until: WriteId(0),
             left: None,
             leaving: None,
@@ -336,7 +347,8 @@ impl Core {
         );
         let factor = match self.preference {
             LeadershipPreference::Reluctant { factor } => factor.max(1),
-            LeadershipPreference::Normal | LeadershipPreference::Observer => 1,
+            LeadershipPreference::Observer => OBSERVER_FACTOR,
+            LeadershipPreference::Normal => 1,
         };
         self.election_at = now + self.jittered(base, jitter).saturating_mul(factor);
     }
@@ -375,6 +387,21 @@ impl Core {
             self.was_voter = is_voter;
             self.event(Event::Voting(is_voter));
         }
+    }
+
+    /// Forgets the runs of those that vote no longer and are not there: nothing rests on what they have promised.
+    pub(super) fn forget_former_voters(&mut self) {
+        if self.log.configured_at() > self.commit {
+            return;
+        }
+        let voters = &self.log.configuration().voters;
+        self.set_back.retain(|member| voters.contains(member));
+        let peers = &self.peers;
+        self.runs.retain(|member, _| {
+            let peer = peers.get(&member.peer);
+            voters.contains(member)
+                || peer.is_some_and(|peer| peer.instance == Some(member.instance))
+        });
     }
 
     /// Leaves the group for good.
@@ -560,6 +587,7 @@ impl Core {
         envelope: &Envelope,
         hello: &Hello,
     ) -> bool {
+        self.forget_former_voters();
         let our_ping = self.ping;
         let is_for_us = envelope.to == Some(self.me.instance);
         let takes_us_for_another = envelope.to.is_some() && !is_for_us;
@@ -596,6 +624,14 @@ impl Core {
         if is_new_boot {
             peer.pong = 0;
         }
+        let member = Member {
+            peer: id,
+            instance: envelope.from,
+        };
+        let before = self.runs.insert(member, envelope.run);
+        if before.is_some_and(|before| envelope.run.is_set_back_from(before)) {
+            self.set_back.insert(member);
+        }
         peer.instance = Some(envelope.from);
         peer.run = envelope.run;
         let goes_on = is_same_life && peer.incarnation == envelope.incarnation;
@@ -629,10 +665,6 @@ impl Core {
             let is_ours = envelope.incarnation == self.incarnation
                 || (envelope.incarnation.is_some() && mutant!(self.config, IncarnationIgnored));
             if is_ours {
-                let member = Member {
-                    peer: id,
-                    instance: envelope.from,
-                };
                 let (run, recovered) = (envelope.run, hello.recovered);
                 leading.joined(now, member, last, is_new_boot, run, recovered);
             }
@@ -658,5 +690,23 @@ impl Core {
     /// Where the log ends, as elections compare it.
     pub(super) fn last(&self) -> Position {
         self.log.last()
+    }
+}
+
+impl LogView for Core {
+    fn entry(&self, index: Index) -> Option<&Entry> {
+        self.log.entry(index)
+    }
+
+    fn kept_from(&self) -> Index {
+        self.log.kept_from()
+    }
+
+    fn last_index(&self) -> Index {
+        self.last().index
+    }
+
+    fn commit(&self) -> Index {
+        self.commit
     }
 }

@@ -31,7 +31,7 @@ impl Core {
             return;
         }
         self.await_leader(now);
-        if self.is_voter() && !self.is_observer() {
+        if self.is_voter() {
             self.ask_whether_elected(now);
         } else {
             self.set_leader(None);
@@ -134,8 +134,8 @@ impl Core {
     ) -> Verdict {
         // The candidate's configuration says who votes, not ours: a member that was promoted may be needed
         // before it has heard of it (schedule H17). An observer is in none, but where it was a voter before it began
-        // to observe: then the others may need it to elect a leader that demotes it.
-        if self.is_observer() && !self.is_voter() {
+        // to observe: then the others may need it to elect a leader that replaces it.
+        if self.is_observer() && !self.is_voter() && candidacy.last <= self.last() {
             return Verdict::Abstained;
         }
         if mutant!(self.config, PromotedLearnerRefusesVote) && !self.is_voter() {
@@ -197,6 +197,10 @@ impl Core {
             self.follow(now, seen, None);
             return;
         }
+        // Its store was set back: it may have voted for another in this term, and forgotten (schedule H26).
+        if self.set_back.contains(&voter) {
+            return;
+        }
         let any_term = mutant!(self.config, StaleVotesCounted);
         let ((State::PreCandidate(ballot), true) | (State::Standing(ballot), false)) =
             (&mut self.state, pre)
@@ -234,6 +238,7 @@ impl Core {
 
     /// Becomes the leader of the present term.
     pub(super) fn lead(&mut self, now: Instant) {
+        self.forget_former_voters();
         let mut leading = Leading::new(now, self.term);
         let last = self.last().index;
         let bonded = self.bonded_members();
@@ -245,6 +250,7 @@ impl Core {
             if member != self.me {
                 let mut progress = Progress::new(now, last);
                 progress.run = run;
+                progress.is_suspect = self.set_back.contains(&member);
                 leading.progress.insert(member, progress);
             }
         }

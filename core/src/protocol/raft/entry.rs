@@ -91,6 +91,14 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Whether it holds commands, and could be of an honest session. To be asked of all that comes from
+    /// elsewhere, before it is used.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let numbers = Sequence(1)..=SEQUENCE_MAX;
+        numbers.contains(&self.first) && !self.commands.is_empty() && self.commands.is_well_formed()
+    }
+
     /// The sequence number of the last command.
     #[must_use]
     pub const fn last(&self) -> Sequence {
@@ -218,6 +226,9 @@ impl CommandsBuilder {
         }
     }
 }
+
+/// No session comes so far: numbers that are counted up from one below never overflow.
+pub(super) const SEQUENCE_MAX: Sequence = Sequence(u64::MAX / 2);
 
 /// The longest command, in bytes.
 pub const COMMAND_LEN_MAX: usize = 8 << 20;

@@ -8,6 +8,7 @@ use super::config::{FoundingRule, LeadershipPreference};
 use super::core::{Core, State};
 use super::entry::{Entry, Payload};
 use super::io::Event;
+use super::leading::Leading;
 use super::log::Log;
 use super::messages::Message;
 use super::mutants::mutant;
@@ -33,6 +34,15 @@ pub(super) struct Candidacy {
     /// Whom it has promised to take part, and until when. Nothing rests on it: it only keeps two
     /// foundings from being tried at once.
     promised: Option<(PeerId, Instant)>,
+}
+
+/// Why a voter that a founding lists will do nothing for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Its life is over.
+    IsOver,
+    /// It has accepted another.
+    IsElsewhere,
 }
 
 #[derive(Debug)]
@@ -374,35 +384,48 @@ impl Core {
     }
 
     /// Whether so many of the founding's voters hold another, or are in another life, that the others are no
-    /// majority.
+    /// majority, or that fewer than expected can accept it.
     fn is_founding_void(&self) -> bool {
         let Some(charter) = self.log.charter() else {
             return false;
         };
-        let is_gone = |voter: &&Member| {
-            let Some(peer) = self.peers.get(&voter.peer) else {
-                return false;
-            };
-            let Some(instance) = peer.instance else {
-                return false;
-            };
-            // The answer to a question that we asked after we had accepted: what was said before may be
-            // older than the life that is listed.
-            let is_proof = peer.pong >= self.ping;
-            let is_over = instance != voter.instance;
-            let is_elsewhere = !is_over
-                && peer
-                    .incarnation
-                    .is_some_and(|it| Some(it) != self.incarnation);
-            **voter != self.me && is_proof && (is_over || is_elsewhere)
-        };
         let listed = charter.voters.len();
-        let gone = charter.voters.iter().filter(is_gone).count();
-        let needed = match charter.expected {
-            0 | 1 => listed / 2 + 1,
-            expected => expected as usize,
+        // Of those in another life each may have accepted it before. Only a leader that has not yet learnt of
+        // enough acceptances knows better: what was ever acknowledged would be in its log.
+        let waits_for = match &self.state {
+            State::Leader(leading) if !leading.is_accepted => Some(leading),
+            _ => None,
         };
-        gone > 0 && listed - gone < needed
+        let (mut gone, mut never_accepted) = (0, 0);
+        for voter in &charter.voters {
+            let Some(fate) = self.fate_of(voter) else {
+                continue;
+            };
+            gone += 1;
+            let has_accepted = |leading: &Leading| {
+                let progress = leading.progress.get(voter);
+                progress.is_some_and(|it| it.matched > Index::ZERO)
+            };
+            let may_have_accepted =
+                fate == Fate::IsOver && waits_for.is_none_or(|leading| has_accepted(leading));
+            never_accepted += usize::from(!may_have_accepted);
+        }
+        let expected = charter.expected as usize;
+        gone > 0 && (listed - gone < listed / 2 + 1 || listed - never_accepted < expected)
+    }
+
+    /// What has become of a listed voter that is not there any more; `None` where that is not proved.
+    fn fate_of(&self, voter: &Member) -> Option<Fate> {
+        let peer = self.peers.get(&voter.peer)?;
+        // The answer to a question that we asked after we had accepted: what was said before may be older than
+        // the life that is listed.
+        if *voter == self.me || peer.pong < self.ping {
+            return None;
+        }
+        if peer.instance? != voter.instance {
+            return Some(Fate::IsOver);
+        }
+        (peer.incarnation? != self.incarnation?).then_some(Fate::IsElsewhere)
     }
 
     fn leave_founding(&mut self, now: Instant) {

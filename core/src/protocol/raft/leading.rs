@@ -17,7 +17,7 @@ pub(super) struct Transfer {
     pub(super) is_told: bool,
 }
 
-/// The entries that a leader has appended and not committed, by their bytes.
+/// The entries that a leader has appended and that are not both committed and on its disk, by their bytes.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     entries: VecDeque<(Index, usize)>,
@@ -30,7 +30,7 @@ impl Backlog {
         self.bytes += bytes;
     }
 
-    pub(super) fn committed(&mut self, through: Index) {
+    pub(super) fn settled(&mut self, through: Index) {
         while let Some((index, bytes)) = self.entries.front()
             && *index <= through
         {
@@ -58,12 +58,16 @@ pub(super) struct Leading {
     pub(super) is_round_due: bool,
     pub(super) reads: Reads,
     pub(super) transfer: Option<Transfer>,
+    /// None is begun before this instant.
+    pub(super) no_transfer_before: Instant,
+    /// How far its log was durable at the last look, and since when.
+    pub(super) durable: (Index, Instant),
     /// With fewer than three voters: the index that waits for learners, and until when it does.
     pub(super) held: Option<(Index, Instant)>,
     /// As many as the founding expects have accepted it.
     pub(super) is_accepted: bool,
     pub(super) since: Instant,
-    /// What is not committed yet of what it has appended.
+    /// What is not committed, or not durable, of what it has appended.
     pub(super) backlog: Backlog,
     /// The voters that asked to vote no longer.
     pub(super) leavers: BTreeSet<Member>,
@@ -80,6 +84,8 @@ impl Leading {
             is_round_due: false,
             reads: Reads::default(),
             transfer: None,
+            no_transfer_before: now,
+            durable: (Index::ZERO, now),
             held: None,
             is_accepted: false,
             since: now,
@@ -147,11 +153,11 @@ mod tests {
         backlog.appended(Index(4), 10);
         backlog.appended(Index(5), 20);
         assert_eq!(backlog.bytes(), 30);
-        backlog.committed(Index(3));
+        backlog.settled(Index(3));
         assert_eq!(backlog.bytes(), 30);
-        backlog.committed(Index(4));
+        backlog.settled(Index(4));
         assert_eq!(backlog.bytes(), 20);
-        backlog.committed(Index(9));
+        backlog.settled(Index(9));
         assert_eq!(backlog.bytes(), 0);
     }
 }

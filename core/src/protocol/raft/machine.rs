@@ -5,7 +5,7 @@ use std::cell::Cell;
 use rand_chacha::ChaCha8Rng;
 
 use super::asking::Asking;
-use super::catch_up::{CatchUp, Gained, Gap, LogView, SnapshotShelf, fetch};
+use super::catch_up::{CatchUp, Gained, Gap, SnapshotShelf, fetch};
 use super::client::Client;
 use super::config::{Config, LeadershipPreference};
 use super::core::{Core, State};
@@ -19,7 +19,7 @@ use super::saving::Saving;
 use super::state::{RestoreError, StateMachine};
 use super::status::{Role, Status};
 use super::store::{Recovered, Snapshot};
-use super::types::{Index, Member, Run};
+use super::types::{Index, Member, Run, TERM_MAX};
 use crate::id::{GroupId, PeerId};
 use crate::protocol::Machine;
 use crate::time::Instant;
@@ -55,6 +55,8 @@ pub struct Raft<S: StateMachine> {
     catch_up: Option<CatchUp>,
     shelf: SnapshotShelf,
     saving: Saving,
+    /// What the log was cut for the last time by: the lowest index wanted, and the changes of the shelf.
+    compacted: (Index, u64),
     now: Instant,
     /// Something was handled since the outputs were last drained.
     is_turn_open: bool,
@@ -103,6 +105,7 @@ impl<S: StateMachine> Raft<S> {
             core,
             replica,
             shelf,
+            compacted: (Index::ZERO, 0),
             now,
             is_turn_open: true,
             checks: Cell::new(0),
@@ -144,7 +147,9 @@ impl<S: StateMachine> Raft<S> {
 
     fn message(&mut self, now: Instant, id: PeerId, envelope: Envelope) {
         let core = &mut self.core;
-        if !core.peers.contains_key(&id) {
+        // Terms are counted up from one: no honest member comes so far, and there is none after the last.
+        let is_absurd = envelope.message.term() > Some(TERM_MAX);
+        if !core.peers.contains_key(&id) || is_absurd {
             return;
         }
         let from = Member {
@@ -282,8 +287,7 @@ impl<S: StateMachine> Raft<S> {
             return;
         }
         for batch in batches {
-            let commands = &batch.commands;
-            if !self.is_full() && !commands.is_empty() && commands.is_well_formed() {
+            if !self.is_full() && batch.is_sound() {
                 self.core.append_own(Payload::Commands(batch));
             }
         }
@@ -302,7 +306,8 @@ impl<S: StateMachine> Raft<S> {
             State::Leader(leading) => leading.backlog.bytes(),
             _ => 0,
         };
-        let entries = self.core.last().index.0 - self.core.commit.0;
+        let settled = self.core.commit.min(self.core.disk.durable_last());
+        let entries = self.core.last().index.0 - settled.0;
         entries >= UNCOMMITTED_MAX || bytes >= UNCOMMITTED_BYTES_MAX
     }
 
@@ -375,7 +380,15 @@ impl<S: StateMachine> Raft<S> {
 
     /// Takes what the catch-up has got.
     fn go_on_catching_up(&mut self, now: Instant) {
-        while let Some(gained) = self.catch_up.as_mut().and_then(CatchUp::poll_gained) {
+        // What a disk that hangs has not taken is not to fill the memory.
+        let is_disk_behind =
+            self.core.last().index.0 - self.core.disk.durable_last().0 >= UNCOMMITTED_MAX;
+        while let Some(gained) = self
+            .catch_up
+            .as_mut()
+            .filter(|_| !is_disk_behind)
+            .and_then(CatchUp::poll_gained)
+        {
             match gained {
                 Gained::Entries(entries) => self.fetched(entries),
                 Gained::Snapshot(snapshot) => self.install(now, snapshot),
@@ -479,9 +492,11 @@ impl<S: StateMachine> Raft<S> {
             covered = self.replica.applied().index;
         }
         let wanted = self.saving.window_from(covered, core);
-        if wanted <= core.log.kept_from() {
+        let seen = (wanted, self.shelf.changes());
+        if wanted <= core.log.kept_from() || self.compacted == seen {
             return;
         }
+        self.compacted = seen;
         let size = |index| core.log.entry(index).map(Entry::size);
         let keep = self.shelf.keep_from(now, wanted, size);
         if keep > core.log.kept_from() {
@@ -632,6 +647,7 @@ impl<S: StateMachine> Raft<S> {
         self.asking.incarnation_left();
         self.catch_up = None;
         self.shelf = SnapshotShelf::new(&self.core.config);
+        self.compacted = (Index::ZERO, 0);
         self.saving = Saving::new(self.core.config.storage, Index::ZERO);
     }
 
@@ -668,24 +684,6 @@ impl<S: StateMachine> Raft<S> {
         core.disk.persisted(write, &mut core.outputs);
         self.saving.persisted(&core.disk);
         core.count_votes(now);
-    }
-}
-
-impl LogView for Core {
-    fn entry(&self, index: Index) -> Option<&Entry> {
-        self.log.entry(index)
-    }
-
-    fn kept_from(&self) -> Index {
-        self.log.kept_from()
-    }
-
-    fn last_index(&self) -> Index {
-        self.last().index
-    }
-
-    fn commit(&self) -> Index {
-        self.commit
     }
 }
 

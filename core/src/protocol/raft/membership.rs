@@ -20,6 +20,8 @@ use crate::time::{Duration, Instant};
 
 /// A member that was demoted often waits no longer than this for its next promotion.
 const PROBATION_MAX: Duration = Duration::from_secs(300);
+/// So many election timeouts lie between a handover that came to nothing and the next one.
+const TRANSFER_PAUSE: u32 = 2;
 /// A member keeps up while it lacks no more entries than this.
 const LAG_MAX: u64 = 256;
 
@@ -45,11 +47,34 @@ impl Core {
             self.follow(now, term, None);
             return;
         }
+        if self.is_disk_stuck(now) {
+            // The others could do without us, but it is this leader that takes no more commands. Without the disk
+            // it is not elected again.
+            let term = self.term;
+            self.follow(now, term, None);
+            return;
+        }
         self.note_who_keeps_up(now);
+        if self.is_observer() {
+            // It leads because nobody else could be elected.
+            self.transfer(now);
+        }
         self.go_on_with_transfer(now);
         if let Some(change) = self.change_called_for(now) {
             self.propose(change);
         }
+    }
+
+    /// Whether nothing of what waits for the disk has become durable for two election timeouts.
+    fn is_disk_stuck(&mut self, now: Instant) -> bool {
+        let (durable, last) = (self.disk.durable_last(), self.log.last().index);
+        let State::Leader(leading) = &mut self.state else {
+            return false;
+        };
+        if leading.durable.0 != durable || durable == last {
+            leading.durable = (durable, now);
+        }
+        now.since(leading.durable.1) > 2 * self.config.election_timeout
     }
 
     fn hears_majority(&self, now: Instant) -> bool {
@@ -307,6 +332,7 @@ impl Core {
                 && is_here
                 && may_vote
                 && !progress.is_suspect
+                && progress.matched >= self.log.configured_at()
                 && let Some(since) = progress.kept_up_since
                 && now.since(since) >= probation
             {
@@ -367,16 +393,22 @@ impl Core {
         let until = now + self.config.election_timeout;
         let configuration = self.configuration().clone();
         let timeout = self.config.election_timeout;
+        let voters = configuration.voters.iter();
+        let observers: Vec<Member> = voters
+            .filter(|voter| self.is_said_to_observe(voter))
+            .copied()
+            .collect();
         let State::Leader(leading) = &mut self.state else {
             return;
         };
-        if leading.transfer.is_some() {
+        if leading.transfer.is_some() || now < leading.no_transfer_before {
             return;
         }
         let able = leading.progress.iter().filter(|(member, progress)| {
             configuration.is_voter(member)
                 && !progress.is_suspect
                 && !leading.leavers.contains(member)
+                && !observers.contains(member)
                 && progress.kept_up_since.is_some()
                 && now.since(progress.heard_at) < timeout
         });
@@ -393,7 +425,7 @@ impl Core {
 
     /// Tells the target once it has the whole log; goes on leading where that takes too long.
     pub(super) fn go_on_with_transfer(&mut self, now: Instant) {
-        let last = self.log.last().index;
+        let (last, timeout) = (self.log.last().index, self.config.election_timeout);
         let term = self.term;
         let State::Leader(leading) = &mut self.state else {
             return;
@@ -403,6 +435,8 @@ impl Core {
         };
         if now >= transfer.until {
             leading.transfer = None;
+            // Commands that have waited are to get through before the next one.
+            leading.no_transfer_before = now + TRANSFER_PAUSE * timeout;
             return;
         }
         let target = transfer.target;

@@ -147,6 +147,25 @@ pub enum Message {
     Founding(Box<Charter>),
 }
 
+impl Message {
+    /// The highest term that it speaks of.
+    pub(super) fn term(&self) -> Option<Term> {
+        let of_last = |entries: &[Entry]| entries.last().map_or(Term::ZERO, |entry| entry.term);
+        match self {
+            Self::PreVote(candidacy) | Self::RequestVote(candidacy) => {
+                Some(candidacy.term.max(candidacy.last.term))
+            }
+            Self::VoteReply { term, seen, .. } => Some(*term.max(seen)),
+            Self::Append(append) => Some(append.term),
+            Self::AppendReply(reply) => Some(reply.term),
+            Self::TimeoutNow { term } | Self::NotLeader { term, .. } => Some(*term),
+            Self::Fetched { entries, .. } => Some(of_last(entries)),
+            Self::Manifest(Some(manifest)) => Some(manifest.position.term),
+            _ => None,
+        }
+    }
+}
+
 /// Who a member is and where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -185,7 +204,7 @@ pub enum Verdict {
     Granted,
     /// It does not.
     Refused,
-    /// It is no voter of that configuration, or an observer: no vote, and no change of who counts.
+    /// It observes and is no voter, as far as it knows: no vote, and no change of who counts.
     Abstained,
 }
 

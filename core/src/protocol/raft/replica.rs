@@ -255,7 +255,8 @@ impl<S: StateMachine> Replica<S> {
             });
         }
         let commands = batch.commands.iter().take_while(|_| !is_gap);
-        for (sequence, command) in (batch.first.0..).map(Sequence).zip(commands) {
+        for (offset, command) in (0..).zip(commands) {
+            let sequence = Sequence(batch.first.0.saturating_add(offset));
             let outcome = if sequence <= session.last() {
                 // It was sent again while its first copy was on its way: once is enough.
                 if mutant!(config, AppliedTwice)

@@ -181,6 +181,7 @@ impl Core {
         };
         leading.is_accepted |= was_accepted;
         let (me, own) = (self.me, self.disk.durable_last());
+        leading.backlog.settled(self.commit.min(own));
         let counts_learners = mutant!(self.config, LearnerCounted);
         // The leader counts itself by what is durable, like any other (Ongaro 2014, section 10.2.1). Who is
         // no voter now does not count, and only those that are do.
@@ -238,31 +239,43 @@ impl Core {
         // One or two voters are easily lost. Learners that keep up are waited for, but not for long.
         if configuration.voters.len() < 3 {
             let fresh = |heard_at: Instant| now.since(heard_at) < self.config.election_timeout;
-            let lagging = leading.progress.iter().any(|(member, progress)| {
+            let waited_for = leading.progress.iter().filter(|(member, progress)| {
                 !configuration.is_voter(member)
                     && progress.kept_up_since.is_some()
                     && progress.skipped_until <= now
                     && !progress.is_suspect
                     && fresh(progress.heard_at)
-                    && progress.matched < index
             });
-            if lagging {
-                let patience = now + self.config.election_timeout;
-                let (_, until) = *leading.held.get_or_insert((index, patience));
-                if now < until {
-                    return;
-                }
-                // They have not kept up, and are not to delay what comes next as well.
-                for progress in leading.progress.values_mut() {
-                    if progress.matched < index {
-                        progress.kept_up_since = None;
-                        progress.skipped_until = now + LEARNER_PAUSE * self.config.election_timeout;
+            let least = waited_for.map(|(_, progress)| progress.matched).min();
+            let patience = now + self.config.election_timeout;
+            match (least.filter(|least| *least < index), &mut leading.held) {
+                (None, held) => *held = None,
+                // What all of them have by now need not wait for the rest, which is newer.
+                (Some(least), held) => {
+                    let (awaited, until) = held.get_or_insert((index, patience));
+                    if least >= *awaited {
+                        (*awaited, *until) = (index, patience);
+                    }
+                    if now < *until {
+                        index = least;
+                    } else {
+                        // They have not kept up, and are not to delay what comes next as well.
+                        let awaited = *awaited;
+                        *held = None;
+                        for progress in leading.progress.values_mut() {
+                            if progress.matched < awaited {
+                                progress.kept_up_since = None;
+                                progress.skipped_until =
+                                    now + LEARNER_PAUSE * self.config.election_timeout;
+                            }
+                        }
                     }
                 }
             }
-            leading.held = None;
+            if index <= self.commit || self.log.term_at(index) != Some(self.term) {
+                return;
+            }
         }
-        leading.backlog.committed(index);
         self.commit = index;
     }
 

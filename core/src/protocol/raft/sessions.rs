@@ -9,18 +9,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Owner, SessionId};
+use super::entry::{Owner, SEQUENCE_MAX, SessionId};
 use super::types::{Index, Sequence};
 use crate::wire;
 
 /// Counted for each output beside its bytes, so that empty ones are bounded as well.
 const OUTPUT_OVERHEAD: u64 = 32;
 
-/// No session comes so far: numbers that are counted up from one below never overflow.
-const SEQUENCE_MAX: Sequence = Sequence(u64::MAX / 2);
-
 /// While the outputs of all sessions have more bytes than this, each session that goes on keeps its share of so
-/// many bytes at most: together they keep less than twice as much.
+/// many bytes at most. Together they keep a few times as much at the worst, where many are filled one after the
+/// other and then not used.
 const OUTPUTS_BYTES_MAX: u64 = 64 << 20;
 
 /// The sessions. A clone costs nothing, whatever their number.

@@ -44,6 +44,9 @@ number! {
     /// A term: at most one leader is elected in each. The founder leads term 1.
     Term
 }
+/// No group comes so far. Higher terms are not believed.
+pub(super) const TERM_MAX: Term = Term(u64::MAX / 2);
+
 number! {
     /// The place of an entry in the log. The founding is entry 1.
     Index

@@ -268,7 +268,7 @@ impl CatchUp {
                 Payload::Founding(charter) => {
                     next == Index(1) && charter.incarnation() == self.incarnation
                 }
-                Payload::Commands(batch) => batch.commands.is_well_formed(),
+                Payload::Commands(batch) => batch.is_sound(),
                 Payload::Configuration(configuration) => !configuration.voters.is_empty(),
                 Payload::Blank | Payload::Open(_) | Payload::SnapshotPoint => true,
             };

@@ -8,8 +8,9 @@ use crate::id::PeerId;
 use crate::protocol::raft::{Config, Index, Message, Position, Snapshot};
 use crate::time::{Duration, Instant};
 
-/// Entries of so many bytes are kept at most for those who fetch a snapshot.
-const PINNED_BYTES_MAX: usize = 64 << 20;
+/// Entries of so many bytes are kept for those who fetch a snapshot, or of as many as it has itself if that is
+/// more: what is written while it is fetched grows with the time that it takes.
+const PINNED_BYTES: usize = 64 << 20;
 
 /// How far from the first entry that is lacking others may be asked for.
 const WINDOW: u64 = PIECES_MAX as u64 * PIECE_LEN;
@@ -33,6 +34,10 @@ struct Pin {
 #[derive(Debug)]
 pub(in crate::protocol::raft) struct SnapshotShelf {
     latest: Option<Arc<Snapshot>>,
+    /// The bytes of its chunks.
+    latest_bytes: usize,
+    /// Counts the changes of what must be kept for others.
+    changes: u64,
     previous: Option<Arc<Snapshot>>,
     pins: BTreeMap<PeerId, Pin>,
     /// A transfer ends when nothing was asked for so long.
@@ -44,6 +49,8 @@ impl SnapshotShelf {
     pub(in crate::protocol::raft) fn new(config: &Config) -> Self {
         Self {
             latest: None,
+            latest_bytes: 0,
+            changes: 0,
             previous: None,
             pins: BTreeMap::new(),
             patience: 10 * config.forward_timeout,
@@ -58,6 +65,8 @@ impl SnapshotShelf {
     /// Puts a newer snapshot on the shelf.
     pub(in crate::protocol::raft) fn put(&mut self, now: Instant, snapshot: Arc<Snapshot>) {
         self.handle_timeout(now);
+        self.latest_bytes = snapshot.chunks.iter().map(bytes::Bytes::len).sum();
+        self.changes += 1;
         let before = self.latest.replace(snapshot);
         // Of two in transfer the older stays: it is nearer to its end.
         if self.previous.is_none() {
@@ -108,6 +117,7 @@ impl SnapshotShelf {
             && first > pin.position.index
         {
             pin.until = until;
+            self.changes += 1;
             // It asks for nothing that is further than its window from what it needs next.
             pin.needs = pin.needs.max(Index(first.0.saturating_sub(WINDOW)));
         }
@@ -117,6 +127,11 @@ impl SnapshotShelf {
     pub(in crate::protocol::raft) fn forget(&mut self, peer: &PeerId) {
         self.pins.remove(peer);
         self.tidy();
+    }
+
+    /// Grows whenever [`keep_from`](Self::keep_from) may give another answer than before.
+    pub(in crate::protocol::raft) const fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Where the log may be cut that would be kept from `wanted` on if nobody fetched anything. `size` tells
@@ -137,6 +152,7 @@ impl SnapshotShelf {
             .filter(|from| *from < wanted)
             .collect();
         pins.sort_unstable();
+        let bytes_max = PINNED_BYTES.max(self.latest_bytes);
         let mut keep = wanted;
         let mut bytes = 0_usize;
         let mut at = wanted;
@@ -147,7 +163,7 @@ impl SnapshotShelf {
                 };
                 at = at.previous();
                 bytes = bytes.saturating_add(len);
-                if bytes > PINNED_BYTES_MAX {
+                if bytes > bytes_max {
                     return keep;
                 }
             }
@@ -163,8 +179,11 @@ impl SnapshotShelf {
 
     /// Ends the transfers in which nothing was asked for too long.
     pub(in crate::protocol::raft) fn handle_timeout(&mut self, now: Instant) {
+        let before = self.pins.len();
         self.pins.retain(|_, pin| pin.until > now);
-        self.tidy();
+        if self.pins.len() < before {
+            self.tidy();
+        }
     }
 
     fn pin(&mut self, now: Instant, peer: PeerId, position: Position) {
@@ -183,6 +202,7 @@ impl SnapshotShelf {
 
     /// Drops the snapshot before the latest when nobody fetches it.
     fn tidy(&mut self) {
+        self.changes += 1;
         let previous = self.previous.take();
         self.previous = previous.filter(|previous| self.is_fetched(previous));
     }
