@@ -129,7 +129,7 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
         let live = live.iter();
         live.filter_map(|node| Some((*node, world.machine(*node)?.status())))
     };
-    // A voter that has not joined yet may still do so.
+    // A voter that has not joined yet may still do so; or join another one that it hears of first.
     let alive: BTreeMap<Member, Option<Incarnation>> = machines()
         .map(|(_, status)| (status.me, status.incarnation))
         .collect();
@@ -139,6 +139,7 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
             members.entry(incarnation).or_default().push(node);
         }
     }
+    let is_only_one = members.len() == 1;
     let lives = members.into_iter().map(|(incarnation, members)| {
         // Nothing is acknowledged before as many as expected have accepted.
         let needed = match environment.config().founding {
@@ -147,10 +148,10 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
             }
             FoundingRule::Expect(_) | FoundingRule::Any => 0,
         };
-        let has_majority = |configuration: &Configuration| {
+        let has_majority = |configuration: &Configuration, all_join: bool| {
             let alive = configuration.voters.iter().filter(|voter| {
                 let of = alive.get(voter);
-                of.is_some_and(|of| of.is_none_or(|of| of == incarnation))
+                of.is_some_and(|of| of.map_or(all_join, |of| of == incarnation))
             });
             // A broken member may be made a voter before its leader misses it: also one whose earlier life
             // still is a voter.
@@ -166,6 +167,9 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
             let alive = alive.count();
             alive > voters / 2 && alive >= needed
         };
+        let may_have = |configuration: &Configuration| {
+            [is_only_one, true].map(|all_join| has_majority(configuration, all_join))
+        };
         // What only a broken member goes by may still be on its way to others.
         let statuses = all
             .iter()
@@ -173,11 +177,11 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
         let mut outlooks: Vec<bool> = statuses
             .filter(|status| status.incarnation == Some(incarnation))
             .filter(|status| !status.configuration.voters.is_empty())
-            .map(|status| has_majority(status.configuration))
+            .flat_map(|status| may_have(status.configuration))
             .collect();
         let committed = environment.ledger.find(&incarnation);
         if let Some(configuration) = committed.and_then(|life| life.configuration()) {
-            outlooks.push(has_majority(configuration));
+            outlooks.extend(may_have(configuration));
         }
         let outlook = if !outlooks.is_empty() && outlooks.iter().all(|has| *has) {
             Outlook::GoesOn

@@ -170,7 +170,8 @@ impl Core {
         let voters = self.configuration().voters.iter();
         let mut waits_for = voters.filter(may_still_leave);
         let goes = |voter: &Member| change == Change::Remove(*voter);
-        waits_for.all(goes).then_some(change)
+        let is_time = waits_for.all(goes) || mutant!(self.config, TwoConfigurationsAtOnce);
+        is_time.then_some(change)
     }
 
     /// The change that would be for the best, whether or not it is time for it.
