@@ -242,8 +242,17 @@ pub(super) fn settled(
                 };
                 let goes_on = |life: &&Living| life.outlook == Outlook::GoesOn;
                 for life in next.iter().filter(goes_on) {
-                    converges(world, life, broken, alone, limit)?;
-                    went_on.insert(life.incarnation);
+                    match converges(world, life, broken, alone, limit) {
+                        Ok(()) => {
+                            went_on.insert(life.incarnation);
+                        }
+                        // A voter may leave just when others have fallen silent.
+                        Err(_) if is_caught_in_a_change(world, life, broken, healed) => {
+                            let (environment, _) = world.environment_mut();
+                            environment.coverage.reach(rare::CAUGHT_IN_CHANGE);
+                        }
+                        Err(cause) => return Err(cause),
+                    }
                 }
             }
             Outlook::Extinct => {
