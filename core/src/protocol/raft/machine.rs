@@ -339,8 +339,11 @@ impl<S: StateMachine> Raft<S> {
         let Some(incarnation) = self.core.incarnation else {
             return;
         };
+        let sources = self.sources();
         match &mut self.catch_up {
             Some(catch_up) if catch_up.has_sources() && !catch_up.is_complete() => {
+                // It may have begun under another leader.
+                catch_up.sources_changed(now, &sources, leader.peer);
                 catch_up.leader_at(now, commit, kept_from);
             }
             _ => {
@@ -350,7 +353,6 @@ impl<S: StateMachine> Raft<S> {
                     target: commit,
                     is_canonical: self.replica.state().is_canonical(),
                 };
-                let sources = self.sources();
                 let catch_up = CatchUp::new(
                     now,
                     &self.core.config,
@@ -373,8 +375,10 @@ impl<S: StateMachine> Raft<S> {
 
     fn sources_changed(&mut self, now: Instant) {
         let sources = self.sources();
-        if let (Some(catch_up), Some(leader)) = (&mut self.catch_up, self.core.leader) {
-            catch_up.sources_changed(now, &sources, leader.peer);
+        let leader = self.core.leader.map(|leader| leader.peer);
+        if let Some(catch_up) = &mut self.catch_up {
+            let leader = leader.unwrap_or_else(|| catch_up.leader());
+            catch_up.sources_changed(now, &sources, leader);
         }
     }
 

@@ -112,6 +112,11 @@ impl CatchUp {
         self.pump(now);
     }
 
+    /// Who led when the sources were last told.
+    pub(super) const fn leader(&self) -> PeerId {
+        self.sources.leader()
+    }
+
     /// All up to `position` is there and committed by other means.
     pub(super) fn advance(&mut self, now: Instant, position: Position) {
         self.pieces.advance(position.index, position.term);
