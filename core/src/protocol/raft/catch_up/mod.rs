@@ -187,6 +187,9 @@ impl CatchUp {
         if is_asked.is_none() {
             return;
         }
+        if let Some(manifest) = &manifest {
+            self.sources.note_holding(from, manifest.position);
+        }
         let have = self.pieces.have();
         let taken = self
             .transfer

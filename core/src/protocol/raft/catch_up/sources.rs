@@ -173,6 +173,14 @@ impl Sources {
         }
     }
 
+    /// Takes note that `peer` has the snapshot at `position`, though it may have lacked it when it was asked before:
+    /// it had not come so far yet.
+    pub(super) fn note_holding(&mut self, peer: PeerId, position: Position) {
+        if let Some(source) = self.sources.get_mut(&peer) {
+            source.lacks = source.lacks.filter(|lacked| *lacked != position);
+        }
+    }
+
     /// Asks `peer` for nothing any more: it has sent what no honest source sends.
     pub(super) fn distrust(&mut self, peer: PeerId) {
         if let Some(source) = self.sources.get_mut(&peer) {

@@ -279,6 +279,36 @@ fn until_there_is_a_snapshot_it_is_asked_for_now_and_then() {
 }
 
 #[test]
+fn who_lacked_a_snapshot_may_have_it_later() {
+    let mut world = world(
+        true,
+        vec![compacted(1, 5_000, None), compacted(2, 5_000, None)],
+    );
+    // The other has named the snapshot, and loses it; and so does the leader, until it has it again.
+    let empty = || SnapshotShelf::new(&Config::default());
+    while world.source(2).chunks().is_empty() {
+        assert!(world.step());
+    }
+    for number in [1, 2] {
+        if let Some(source) = world.sources.get_mut(&peer(number)) {
+            source.shelf = empty();
+        }
+    }
+    while world.source(1).chunks().is_empty() {
+        assert!(world.step());
+    }
+    assert!(!world.run(Duration::from_secs(3)));
+    for number in [1, 2] {
+        if let Some(source) = world.sources.get_mut(&peer(number)) {
+            let snapshot = snapshot(5_000, CHUNKS, None);
+            source.shelf.put(world.now, Arc::new(snapshot));
+        }
+    }
+    assert!(world.run(LIMIT));
+    assert_eq!(world.restored, [snapshot(5_000, CHUNKS, None)]);
+}
+
+#[test]
 fn a_snapshot_that_came_too_late_is_given_up() {
     let mut world = world(true, vec![compacted(1, 5_000, None)]);
     while world.source(1).chunks().len() < 5 {
