@@ -56,7 +56,8 @@ struct Pair {
 /// Messages from one node to another.
 #[derive(Debug, Default)]
 struct Way {
-    last_arrival: SimTime,
+    /// When the last message of this bond arrives: the next one is not before it.
+    last_arrival: (u32, SimTime),
     /// What a cut holds back.
     held: VecDeque<(u32, Envelope)>,
 }
@@ -262,9 +263,17 @@ impl Network {
     ) {
         let now = ctx.now();
         let sent = ctx.faults().reliable(now, from, to, len_of(&envelope));
+        // A stream on which nothing arrives for longer is given up, and another bond is made.
+        let arrives = sent.arrives.min(now + self.rules.idle_timeout);
         let way = &mut self.ways[(from.0 * self.nodes + to.0) as usize];
-        way.last_arrival = way.last_arrival.max(sent.arrives);
-        Self::post(from, to, bond, envelope, way.last_arrival, ctx);
+        let (of, before) = way.last_arrival;
+        let arrives = if of == bond {
+            arrives.max(before)
+        } else {
+            arrives
+        };
+        way.last_arrival = (bond, arrives);
+        Self::post(from, to, bond, envelope, arrives, ctx);
     }
 
     /// Sends what a cut has held back, if it is over.

@@ -251,6 +251,8 @@ pub(super) fn settled(
                             let (environment, _) = world.environment_mut();
                             environment.coverage.reach(rare::CAUGHT_IN_CHANGE);
                         }
+                        // Those that were not of it may have founded another before they heard of it.
+                        Err(_) if alone && lives(world, broken).len() > 1 => {}
                         Err(cause) => return Err(cause),
                     }
                 }
