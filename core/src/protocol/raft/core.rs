@@ -64,6 +64,8 @@ pub(super) struct Peer {
     /// Our number when its store was opened for the last time: an answer to it or to a later one was
     /// given by this store or a later one.
     booted_at_ping: u64,
+    /// Our number when it first seemed that its store was set back while there was no bond with it.
+    doubted_at_ping: Option<u64>,
 }
 
 impl Peer {
@@ -79,6 +81,7 @@ impl Peer {
             pong: 0,
             hello_at: now,
             booted_at_ping: 0,
+            doubted_at_ping: None,
         }
     }
 }
@@ -628,10 +631,26 @@ impl Core {
             peer: id,
             instance: envelope.from,
         };
-        let before = self.runs.insert(member, envelope.run);
-        if before.is_some_and(|before| envelope.run.is_set_back_from(before)) {
-            self.set_back.insert(member);
+        let before = self.runs.get(&member);
+        if before.is_some_and(|before| envelope.run.is_set_back_from(*before)) {
+            // It may be from before its last start, and late. Only what answers a question asked from now on was
+            // surely said by its store as it is.
+            match peer.doubted_at_ping {
+                None => {
+                    self.ping += 1;
+                    peer.doubted_at_ping = Some(self.ping);
+                    for peer in self.peers.values_mut() {
+                        peer.hello_at = now;
+                    }
+                    return false;
+                }
+                Some(asked) if pong < asked => return false,
+                Some(_) => {
+                    self.set_back.insert(member);
+                }
+            }
         }
+        self.runs.insert(member, envelope.run);
         peer.instance = Some(envelope.from);
         peer.run = envelope.run;
         let goes_on = is_same_life && peer.incarnation == envelope.incarnation;
