@@ -637,11 +637,8 @@ impl Core {
             // surely said by its store as it is.
             match peer.doubted_at_ping {
                 None => {
-                    self.ping += 1;
-                    peer.doubted_at_ping = Some(self.ping);
-                    for peer in self.peers.values_mut() {
-                        peer.hello_at = now;
-                    }
+                    peer.doubted_at_ping = Some(our_ping + 1);
+                    self.introduce_anew(now);
                     return false;
                 }
                 Some(asked) if pong < asked => return false,
@@ -670,11 +667,8 @@ impl Core {
         }
         if is_new_boot && is_same_life {
             // Only what answers a question asked from now on was surely said by the store opened last.
-            self.ping += 1;
-            peer.booted_at_ping = self.ping;
-            for peer in self.peers.values_mut() {
-                peer.hello_at = now;
-            }
+            peer.booted_at_ping = our_ping + 1;
+            self.introduce_anew(now);
         }
         let last = self.log.last().index;
         if let State::Leader(leading) = &mut self.state {

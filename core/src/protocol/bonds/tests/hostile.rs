@@ -202,6 +202,18 @@ fn offer_on(ends: &Ends, side: Side, number: u8, with_key: u8) -> Item {
     }
 }
 
+/// The same proof as an answer to an offer.
+fn answer(number: u8, with_key: u8) -> Item {
+    let Item::Offer { group, proof, .. } = offer(number, with_key) else {
+        unreachable!("an offer is one");
+    };
+    Item::Offer {
+        group,
+        proof,
+        reply: true,
+    }
+}
+
 fn refuse(number: u8, code: CloseCode) -> Item {
     let group = group(number);
     Item::Refuse { group, code }
@@ -421,14 +433,7 @@ fn messages_before_a_proof_close_the_link() {
 #[test]
 fn an_answer_without_a_question_makes_no_bond() {
     let mut case = Case::linked();
-    let Item::Offer { group, proof, .. } = offer(1, 1) else {
-        unreachable!();
-    };
-    case.say(&[Item::Offer {
-        group,
-        proof,
-        reply: true,
-    }]);
+    case.say(&[answer(1, 1)]);
     assert_eq!(case.events(), []);
     assert_eq!(case.said(), []);
 }
@@ -443,14 +448,7 @@ fn an_offer_made_again_is_answered_again_and_an_answer_is_not() {
         matches!(said[..], [Item::Offer { reply: true, .. }]),
         "{said:?}"
     );
-    let Item::Offer { group, proof, .. } = offer(1, 1) else {
-        unreachable!();
-    };
-    case.say(&[Item::Offer {
-        group,
-        proof,
-        reply: true,
-    }]);
+    case.say(&[answer(1, 1)]);
     assert_eq!(case.said(), []);
     assert_eq!(case.events(), []);
 }
@@ -665,14 +663,8 @@ fn a_peer_that_does_not_answer_is_asked_again_later_and_later() {
     };
     assert_eq!(case.events(), [refused], "reported once");
     // Whenever it answers, the bond is there.
-    let Item::Offer { group, proof, .. } = offer(1, 1) else {
-        unreachable!();
-    };
-    case.say(&[Item::Offer {
-        group,
-        proof,
-        reply: true,
-    }]);
+    case.say(&[answer(1, 1)]);
+    let group = group(1);
     assert_eq!(case.events(), [Event::Bonded { group, peer: PEER }]);
 }
 

@@ -28,7 +28,7 @@ struct Piece {
     /// The last entry of the piece.
     last: Index,
     /// What has come and was not handed over. Ends before `next`.
-    runs: Vec<Fragment>,
+    fragments: Vec<Fragment>,
 }
 
 /// Pieces that follow each other without a gap, the first from one above what was handed over.
@@ -66,7 +66,7 @@ impl Pieces {
             self.pieces.push_back(Piece {
                 next: planned.next(),
                 last: Index(planned.0.saturating_add(PIECE_LEN)).min(target),
-                runs: Vec::new(),
+                fragments: Vec::new(),
             });
         }
     }
@@ -99,7 +99,7 @@ impl Pieces {
         if let Some(piece) = piece {
             piece.next = last.next();
             self.held_bytes += entries.iter().map(Entry::size).sum::<usize>();
-            piece.runs.push(Fragment { from, entries });
+            piece.fragments.push(Fragment { from, entries });
         }
     }
 
@@ -110,23 +110,23 @@ impl Pieces {
     /// them in their piece, are asked for again.
     pub(super) fn drain(&mut self, ready: &mut Vec<Entry>) -> Result<(), PeerId> {
         while let Some(piece) = self.pieces.front_mut() {
-            let mut runs = std::mem::take(&mut piece.runs).into_iter();
-            for run in runs.by_ref() {
-                self.held_bytes -= bytes(&run);
-                if run
+            let mut fragments = std::mem::take(&mut piece.fragments).into_iter();
+            for fragment in fragments.by_ref() {
+                self.held_bytes -= bytes(&fragment);
+                if fragment
                     .entries
                     .first()
                     .is_some_and(|entry| entry.term < self.term)
                 {
-                    self.held_bytes -= runs.map(|run| bytes(&run)).sum::<usize>();
+                    self.held_bytes -= fragments.map(|fragment| bytes(&fragment)).sum::<usize>();
                     piece.next = self.have.next();
-                    return Err(run.from);
+                    return Err(fragment.from);
                 }
-                if let Some(last) = run.entries.last() {
+                if let Some(last) = fragment.entries.last() {
                     self.have = last.index;
                     self.term = last.term;
                 }
-                ready.extend(run.entries);
+                ready.extend(fragment.entries);
             }
             if piece.next <= piece.last {
                 return Ok(());
@@ -146,20 +146,23 @@ impl Pieces {
         while let Some(piece) = self.pieces.front()
             && piece.last <= index
         {
-            self.held_bytes -= piece.runs.iter().map(bytes).sum::<usize>();
+            self.held_bytes -= piece.fragments.iter().map(bytes).sum::<usize>();
             self.pieces.pop_front();
         }
         if let Some(piece) = self.pieces.front_mut() {
-            let held = piece.runs.first().and_then(|run| run.entries.first());
+            let held = piece
+                .fragments
+                .first()
+                .and_then(|fragment| fragment.entries.first());
             if held.map_or(piece.next, |entry| entry.index) <= index {
-                self.held_bytes -= piece.runs.iter().map(bytes).sum::<usize>();
-                piece.runs.clear();
+                self.held_bytes -= piece.fragments.iter().map(bytes).sum::<usize>();
+                piece.fragments.clear();
                 piece.next = index.next();
             }
         }
     }
 }
 
-fn bytes(run: &Fragment) -> usize {
-    run.entries.iter().map(Entry::size).sum()
+fn bytes(fragment: &Fragment) -> usize {
+    fragment.entries.iter().map(Entry::size).sum()
 }
