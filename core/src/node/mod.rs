@@ -8,6 +8,7 @@ mod driver;
 mod framed;
 mod link;
 mod network;
+mod store;
 pub mod streams;
 mod tasks;
 

@@ -8,10 +8,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::connections::Connections;
 use super::discovery::Discovery;
+use super::store::Store;
 use super::streams::Streams;
 use super::tasks::Tasks;
 use crate::id::{NetworkId, PeerId, SecretKey};
 use crate::protocol::discovery::PeerAddr;
+use crate::protocol::raft::StorageError;
 use crate::runtime::{BindError, Endpoint};
 use crate::time::Duration;
 use crate::wire::CloseCode;
@@ -51,6 +53,9 @@ pub enum Error {
     /// The configuration of discovery makes no sense.
     #[error("the configuration of discovery: {0}")]
     Discovery(#[from] crate::protocol::discovery::ConfigError),
+    /// The data directory cannot be used.
+    #[error("the data directory: {0}")]
+    Storage(#[from] StorageError),
 }
 
 /// What a running node is made of.
@@ -61,6 +66,8 @@ pub(super) struct Parts {
     pub(super) connections: Connections,
     pub(super) discovery: Discovery,
     pub(super) streams: Streams,
+    /// `None` where there is no data directory.
+    pub(super) store: Option<Store>,
     pub(super) tasks: Tasks,
     pub(super) departure_window: Duration,
 }
@@ -80,6 +87,7 @@ impl Network {
             discovery: parts.discovery.clone(),
             streams: parts.streams.clone(),
             connections: parts.connections.clone(),
+            store: parts.store,
             departure_window: parts.departure_window,
         };
         let asked = depart.clone();
@@ -135,7 +143,8 @@ impl Network {
 
     /// Departs from the network: tells the peers, closes all connections, and completes when the socket and
     /// all tasks are released. All clones of the handle are of no use from then on. Repeated calls wait for
-    /// the same end. It never takes longer than the graceful departure window and the transport's farewell.
+    /// the same end. It never takes longer than the graceful departure window, the transport's farewell, and
+    /// what the disk needs to take what was written, where there is a data directory.
     ///
     /// Cancellation safe: the departure goes on.
     pub async fn shutdown(&self) {
@@ -161,6 +170,7 @@ struct Supervisor {
     discovery: Discovery,
     streams: Streams,
     connections: Connections,
+    store: Option<Store>,
     departure_window: Duration,
 }
 
@@ -189,6 +199,10 @@ impl Supervisor {
         }
         self.connections.close(CloseCode::GRACEFUL_SHUTDOWN).await;
         self.tasks.cancel();
+        // Last, so that whatever the others have still written is in it.
+        if let Some(store) = &self.store {
+            store.close().await;
+        }
         self.tasks.ended().await;
     }
 }
