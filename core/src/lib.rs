@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | [`protocol`] | the protocols as machines: state and messages, no async, no I/O |
 //! | [`node`] | workers that run the machines, and the handles behind the public modules |
-//! | [`runtime`] | what a node needs of the world: transport, clock, randomness, tasks, files |
+//! | [`runtime`] | what a node needs of the world: transport, clock, randomness, tasks, files, the durable store |
 //! | [`wire`] | codec, frames, limits, close codes, the hello of every connection |
 //! | [`id`](mod@id) | digests, identifiers, keys |
 //! | [`time`] | the monotonic and the wall clock's readings |
