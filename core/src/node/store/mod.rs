@@ -119,7 +119,7 @@ impl GroupStore {
             group: self.group,
             number: self.number,
             id,
-            write,
+            write: Box::new(write),
         });
     }
 

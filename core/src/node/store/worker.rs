@@ -25,7 +25,7 @@ pub(super) enum Request {
         group: GroupId,
         number: u64,
         id: WriteId,
-        write: Write,
+        write: Box<Write>,
     },
     Forget {
         group: GroupId,
@@ -131,7 +131,7 @@ impl Worker {
                 group,
                 number,
                 id,
-                write,
+                write: *write,
             }),
             Request::Forget { group, reply } => {
                 if self.has_failed {
