@@ -390,6 +390,7 @@ impl Cluster {
                 }
             }
             Output::Event(event) => {
+                self.safety.event(id, &event);
                 let is_frequent = matches!(event, Event::Committed(_));
                 let line = format!("  {me} {}", self.names.event(&event));
                 self.line(

@@ -7,7 +7,7 @@ use rand_chacha::rand_core::SeedableRng;
 use smalti_core::id::{Digest, GroupId, Instance, PeerId};
 use smalti_core::protocol::Machine as _;
 use smalti_core::protocol::raft::{
-    AppendOutcome, CallId, Config, Entry, Envelope, FoundingRule, HardState, Identity, Incarnation,
+    AppendOutcome, CallId, Config, Entry, Envelope, Event, FoundingRule, HardState, Identity, Incarnation,
     Index, Input, LeadershipPreference, Member, Message, Output, Raft, ReadId, Run, StopReason,
     StorageClass, StorageError, StoreImage, Verdict, Version, Write, WriteId,
 };
@@ -349,6 +349,9 @@ impl Group {
                     node.last_write = id;
                     node.writes.push_back((id, write));
                 }
+                Output::Event(Event::Superseded(given_up)) if self.setup.rules.is_honest => {
+                    self.ledger.superseded(&given_up);
+                }
                 Output::Event(_) => {}
                 Output::Completed(call, outcome) => {
                     assert!(node.calls.remove(&call), "{call:?} has ended before");
@@ -518,6 +521,7 @@ const NOTHING: HardState = HardState {
     incarnation: None,
     term: smalti_core::protocol::raft::Term::ZERO,
     vote: None,
+    seals: [None; 4],
 };
 
 #[cfg(test)]

@@ -20,6 +20,9 @@ use super::rare;
 
 /// Election timeouts within which a write must be acknowledged, and then all members agree.
 const TIMEOUTS: u32 = 10;
+/// Election timeouts that incarnations which have met in vain may wait before they offer again, and then for the
+/// answer.
+const MEETING_TIMEOUTS: u32 = 2 * (2 + 2) * 8;
 /// How often the group is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -220,6 +223,7 @@ pub(super) fn settled(
     if living.is_empty() {
         living = founded(world, broken, limit)?;
     }
+    living = merged(world, broken, living, limit)?;
     let alone = living.len() == 1;
     for life in living {
         match life.outlook {
@@ -297,6 +301,39 @@ fn is_caught_in_a_change(
     let now = now.iter().find(|it| it.incarnation == life.incarnation);
     now.is_some_and(|it| it.outlook != Outlook::GoesOn)
         && world.recorded_faults().iter().any(|event| is_late(&event))
+}
+
+/// Incarnations that could all go on meet, and one of them stays.
+fn merged(
+    world: &mut Group,
+    broken: &BTreeSet<NodeIndex>,
+    mut living: Vec<Living>,
+    limit: Duration,
+) -> Result<Vec<Living>, String> {
+    let going_on = |living: &[Living]| {
+        let goes_on = living.iter().filter(|it| it.outlook == Outlook::GoesOn);
+        goes_on.count()
+    };
+    let count = going_on(&living);
+    if count < 2 {
+        return Ok(living);
+    }
+    let limit = (limit + world.environment().config().election_timeout * MEETING_TIMEOUTS)
+        * count as u32;
+    let by = world.now() + limit;
+    while going_on(&living) > 1 {
+        if world.now() >= by {
+            let states = describe(world);
+            return Err(format!(
+                "{limit:?} after the last fault there still is more than one incarnation; {states}"
+            ));
+        }
+        world.run_until(world.now() + LOOK_EVERY);
+        living = lives(world, broken);
+    }
+    let (environment, _) = world.environment_mut();
+    environment.coverage.reach(rare::MERGED);
+    Ok(living)
 }
 
 /// How long a write, and then agreement, may take.

@@ -327,6 +327,26 @@ impl Client {
         self.holes = 0;
     }
 
+    /// Goes on as `owner`: the incarnation was given up for `into`. All that waits ends with it, also what was
+    /// never sent: it was asked of a state that is no more.
+    pub(super) fn supersede(&mut self, owner: Owner, incarnation: Incarnation, into: Incarnation) {
+        let outcome = CallOutcome::Superseded { incarnation, into };
+        for sent in std::mem::take(&mut self.sent) {
+            if sent.state != SentState::Ended {
+                self.end(sent.call, outcome.clone());
+            }
+        }
+        for queued in std::mem::take(&mut self.queue) {
+            if queued.command.is_some() {
+                self.end(queued.call, outcome.clone());
+            }
+        }
+        self.queue_bytes = 0;
+        self.holes = 0;
+        self.lose_session();
+        self.owner = owner;
+    }
+
     /// There is a session in which the commands up to `last` have ended.
     fn opened(&mut self, session: SessionId, last: Sequence) {
         if self.session == Some(session) {
@@ -383,6 +403,7 @@ impl Client {
                 output,
             },
             (Outcome::GivenUp, _) => CallOutcome::GivenUp,
+            (Outcome::Refused, _) => CallOutcome::Rejected(Rejection::Frozen),
             (Outcome::Lost, SentState::Waiting) => CallOutcome::OutputLost { session, sequence },
             // What is lost may also be that it was given up.
             (Outcome::Lost, SentState::GivenUp) => CallOutcome::Unknown,

@@ -63,6 +63,8 @@ impl Disk {
     pub(super) fn reset(&mut self) {
         self.durable_last = Index::ZERO;
         self.log_ends.clear();
+        // What waits speaks of entries that are never written now.
+        self.held.clear();
         if let Some(pending) = self.pending() {
             *pending = Write {
                 reset: true,

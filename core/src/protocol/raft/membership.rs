@@ -136,6 +136,10 @@ impl Core {
         let State::Leader(leading) = &self.state else {
             return false;
         };
+        // Nobody is to vote where all are about to go elsewhere.
+        if !self.is_open() {
+            return false;
+        }
         // Without the first, two leaders that each changed the voters by one could both find a majority
         // (schedule H6); without the second, one leader alone could make two sets that share nobody.
         own_term && previous && leading.transfer.is_none()
@@ -454,7 +458,8 @@ impl Core {
     pub(super) fn takes_commands(&self) -> bool {
         match &self.state {
             // The target must have the whole log, so the log stands still (schedule H29).
-            State::Leader(leading) => leading.transfer.is_none(),
+            // What follows a seal is void.
+            State::Leader(leading) => leading.transfer.is_none() && !self.is_sealed(),
             _ => false,
         }
     }

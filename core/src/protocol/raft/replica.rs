@@ -13,6 +13,7 @@ use super::configuration::Configuration;
 use super::entry::{Batch, Entry, Owner, Payload, SessionId};
 use super::mutants::mutant;
 use super::sessions::{Outcome, Session, Sessions};
+use super::standing::{Phase, Standing};
 use super::state::{ApplyContext, FrozenState, RestoreError, StateMachine};
 use super::store::{Manifest, Snapshot};
 use super::types::{Incarnation, Index, Position, Sequence};
@@ -28,13 +29,15 @@ pub(super) fn chunk_digest(chunk: &[u8]) -> Digest {
 }
 
 /// The state machine, the sessions, and how far both have come.
-#[derive(Debug)]
 pub(super) struct Replica<S: StateMachine> {
     config: Config,
     owner: Owner,
     state: S,
+    /// The state before any command.
+    blank: S::Frozen,
     sessions: Sessions,
     commands: u64,
+    standing: Standing,
     applied: Position,
     incarnation: Option<Incarnation>,
     configuration: Configuration,
@@ -64,6 +67,7 @@ struct Frozen<F> {
     configured_at: Index,
     sessions: Sessions,
     commands: u64,
+    standing: Standing,
     state: F,
 }
 
@@ -72,6 +76,7 @@ struct Frozen<F> {
 struct Header {
     /// How many client commands have been applied.
     commands: u64,
+    standing: Standing,
     /// How many chunks hold the sessions, the first included.
     session_chunks: u32,
 }
@@ -108,9 +113,11 @@ impl<S: StateMachine> Replica<S> {
         Self {
             config,
             owner,
+            blank: state.freeze(),
             state,
             sessions: Sessions::default(),
             commands: 0,
+            standing: Standing::default(),
             applied: Position::ZERO,
             incarnation: None,
             configuration: Configuration::default(),
@@ -123,7 +130,27 @@ impl<S: StateMachine> Replica<S> {
     /// The node has left its founding, in which no command was applied; it goes on as `owner`.
     pub(super) fn leave_founding(&mut self, owner: Owner) {
         debug_assert_eq!(self.commands, 0, "a founding with commands is not left");
+        self.begin_anew(owner);
+    }
+
+    /// The incarnation was given up for another, in which the node goes on as `owner`, with the state before any
+    /// command. Gives the state that was given up.
+    ///
+    /// # Errors
+    /// Where the state machine does not read what it has written itself.
+    pub(super) fn give_up(&mut self, owner: Owner) -> Result<Vec<Bytes>, RestoreError> {
+        let state = self.state.freeze().chunks(CHUNK_LEN);
+        if self.commands > 0 {
+            self.state.restore(&self.blank.chunks(CHUNK_LEN))?;
+        }
+        self.begin_anew(owner);
+        Ok(state)
+    }
+
+    fn begin_anew(&mut self, owner: Owner) {
         self.owner = owner;
+        self.commands = 0;
+        self.standing = Standing::default();
         self.sessions = Sessions::default();
         self.applied = Position::ZERO;
         self.incarnation = None;
@@ -151,6 +178,16 @@ impl<S: StateMachine> Replica<S> {
     /// How many client commands have been applied.
     pub(super) const fn commands(&self) -> u64 {
         self.commands
+    }
+
+    /// What the meetings of the incarnation have come to.
+    pub(super) const fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// The incarnation, once its founding was applied.
+    pub(super) const fn incarnation(&self) -> Option<Incarnation> {
+        self.incarnation
     }
 
     /// Where the latest snapshot lies.
@@ -183,6 +220,8 @@ impl<S: StateMachine> Replica<S> {
             Payload::Configuration(configuration) => {
                 self.configure(entry.index, configuration.clone());
             }
+            // Nothing after a seal means anything: whoever has changed over has never seen it.
+            Payload::Open(_) | Payload::Commands(_) if self.standing.phase().seal().is_some() => {}
             Payload::Open(owner) => self.open(SessionId(entry.index), *owner, report),
             Payload::Commands(batch) => {
                 let context = ApplyContext {
@@ -191,8 +230,14 @@ impl<S: StateMachine> Replica<S> {
                 };
                 self.apply_batch(context, batch, report);
             }
+            Payload::Frozen { .. }
+            | Payload::Decided { .. }
+            | Payload::Sealed { .. }
+            | Payload::Thawed { .. } => self.meet(entry),
             Payload::Blank | Payload::SnapshotPoint => {}
         }
+        let voters = self.configuration.voters.len();
+        self.standing.weigh(self.commands, voters);
         self.applied = entry.position();
         // Every member freezes at the same indexes, so that one snapshot may be had from several of them: all
         // have counted the same entries since the last one, which may also have come from another.
@@ -201,6 +246,23 @@ impl<S: StateMachine> Replica<S> {
             || self.bytes_since_point >= self.config.snapshot_bytes;
         if is_due || matches!(entry.payload, Payload::SnapshotPoint) {
             self.freeze();
+        }
+    }
+
+    /// An entry of a meeting, judged by what lies before it.
+    fn meet(&mut self, entry: &Entry) {
+        let Some(ours) = self.incarnation else {
+            return;
+        };
+        let (standing, commands) = (&mut self.standing, self.commands);
+        match &entry.payload {
+            Payload::Frozen { to } => standing.freeze(ours, entry.position(), *to, commands),
+            Payload::Decided { offer } => standing.decide(&self.config, ours, offer, commands),
+            Payload::Sealed { into, offer } => {
+                standing.seal(&self.config, ours, *into, *offer, commands);
+            }
+            Payload::Thawed { offer } => standing.thaw(*offer),
+            _ => {}
         }
     }
 
@@ -237,6 +299,9 @@ impl<S: StateMachine> Replica<S> {
             report(Applied::UnknownSession(id));
             return;
         };
+        // What it would do is not in the weight that was offered, and would be lost with the seal.
+        let refuses = matches!(self.standing.phase(), Phase::Frozen(_))
+            && !mutant!(config, AppliedWhileFrozen);
         let bytes_before = session.outputs_bytes();
         let is_own = session.owner() == self.owner;
         session.touch(context.index, batch.acked_through);
@@ -265,6 +330,9 @@ impl<S: StateMachine> Replica<S> {
                     self.state.apply(context, command);
                 }
                 is_own.then(|| session.outcome(sequence))
+            } else if refuses && command.is_some() {
+                session.push_refused(context.index, bytes_max);
+                is_own.then_some(Outcome::Refused)
             } else {
                 let output = command.map(|command| self.state.apply(context, &command));
                 self.commands = self.commands.saturating_add(u64::from(output.is_some()));
@@ -302,6 +370,7 @@ impl<S: StateMachine> Replica<S> {
             configured_at: self.configured_at,
             sessions: self.sessions.clone(),
             commands: self.commands,
+            standing: self.standing.clone(),
             state: self.state.freeze(),
         }));
     }
@@ -335,6 +404,7 @@ impl<S: StateMachine> Replica<S> {
             sessions
         };
         self.commands = header.commands;
+        self.standing = header.standing;
         self.applied = manifest.position;
         self.incarnation = Some(manifest.incarnation);
         self.configure(manifest.configured_at, manifest.configuration.clone());
@@ -350,9 +420,10 @@ impl<F: FrozenState> Frozen<F> {
         let mut parts = sessions.chunks(CHUNK_LEN);
         let header = Header {
             commands: self.commands,
+            standing: self.standing.clone(),
             session_chunks: parts.len() as u32,
         };
-        let mut first = wire::encode(&header).expect("two numbers can always be encoded");
+        let mut first = wire::encode(&header).expect("numbers and names can always be encoded");
         first.extend_from_slice(parts.next().unwrap_or_default());
         let mut chunks = vec![Bytes::from(first)];
         chunks.extend(parts.map(Bytes::copy_from_slice));
@@ -390,6 +461,9 @@ fn parse(snapshot: &Snapshot) -> Result<(Header, Sessions, &[Bytes]), RestoreErr
     let first = chunks.first().ok_or_else(|| unreadable(&"missing"))?;
     let (header, rest): (Header, _) =
         postcard::take_from_bytes(first).map_err(|error| unreadable(&error))?;
+    if !header.standing.is_sound() {
+        return Err(unreadable(&"too many meetings"));
+    }
     let split = (header.session_chunks as usize).max(1);
     let (sessions, state) = chunks
         .split_at_checked(split)

@@ -42,6 +42,7 @@ impl Victim {
             recovered: Index::ZERO,
             leader: None,
             left: None,
+            sealed: None,
             commit: Index::ZERO,
         }));
         assert!(victim.machine.status().incarnation.is_some());
