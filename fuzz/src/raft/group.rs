@@ -7,9 +7,9 @@ use rand_chacha::rand_core::SeedableRng;
 use smalti_core::id::{Digest, GroupId, Instance, PeerId};
 use smalti_core::protocol::Machine as _;
 use smalti_core::protocol::raft::{
-    AppendOutcome, CallId, Config, Entry, Envelope, Event, FoundingRule, HardState, Identity, Incarnation,
-    Index, Input, LeadershipPreference, Member, Message, Output, Raft, ReadId, Run, StopReason,
-    StorageClass, StorageError, StoreImage, Verdict, Version, Write, WriteId,
+    AppendOutcome, CallId, Config, Entry, Envelope, Event, FoundingRule, HardState, Identity,
+    Incarnation, Index, Input, LeadershipPreference, Member, Message, Output, Raft, ReadId, Run,
+    StopReason, StorageClass, StorageError, StoreImage, Verdict, Version, Write, WriteId,
 };
 use smalti_core::time::{Duration, Instant};
 

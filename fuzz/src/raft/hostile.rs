@@ -356,6 +356,7 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
         Seal {
             incarnation: self.known_incarnation(),
             into: self.known_incarnation(),
+            at: self.position(),
             commands: self.number(3),
         }
     }

@@ -12,8 +12,8 @@ use super::ledger::{Ledger, Life};
 pub(super) struct Meetings {
     /// The entries of meetings that were committed.
     entries: BTreeMap<Index, (Position, Payload)>,
-    /// The seal, when a member was first seen to have applied it, and how far that had come.
-    sealed: Option<(Seal, SimTime, Index)>,
+    /// The seal, and when a member was first seen to have applied it.
+    sealed: Option<(Seal, SimTime)>,
     /// The commands that any member was seen to have applied.
     commands: u64,
 }
@@ -25,8 +25,8 @@ impl Meetings {
     }
 
     /// The seal, if a member was seen to have applied it, and when that was first so.
-    pub(super) fn sealed(&self) -> Option<(Seal, SimTime)> {
-        self.sealed.map(|(seal, at, _)| (seal, at))
+    pub(super) const fn sealed(&self) -> Option<(Seal, SimTime)> {
+        self.sealed
     }
 
     pub(super) fn has_seen(&mut self, commands: u64) {
@@ -54,6 +54,12 @@ impl Meetings {
 impl Life {
     /// A command is applied at `index`.
     pub(super) fn is_allowed(&self, index: Index) {
+        if let Some((seal, _)) = self.meetings.sealed {
+            assert!(
+                index < seal.at.index,
+                "a command is applied at {index}, behind {seal:?}"
+            );
+        }
         let Some(under) = self.meetings.forbids(index) else {
             return;
         };
@@ -67,11 +73,11 @@ impl Life {
 }
 
 impl Ledger {
-    /// A member has applied the seal of its incarnation, and all up to `applied`.
-    pub(super) fn sealed(&mut self, seal: Seal, applied: Index, now: SimTime) {
+    /// A member has applied the seal of its incarnation.
+    pub(super) fn sealed(&mut self, seal: Seal, now: SimTime) {
         let place = self.place(seal.incarnation);
         let meetings = &mut self.life(place).meetings;
-        let (first, ..) = *meetings.sealed.get_or_insert((seal, now, applied));
+        let (first, _) = *meetings.sealed.get_or_insert((seal, now));
         assert!(first == seal, "{first:?}, and {seal:?}");
         // Else both sides are lost.
         let mut end = seal.into;

@@ -318,8 +318,8 @@ fn merged(
     if count < 2 {
         return Ok(living);
     }
-    let limit = (limit + world.environment().config().election_timeout * MEETING_TIMEOUTS)
-        * count as u32;
+    let limit =
+        (limit + world.environment().config().election_timeout * MEETING_TIMEOUTS) * count as u32;
     let by = world.now() + limit;
     while going_on(&living) > 1 {
         if world.now() >= by {

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use smalti_core::id::PeerId;
 use smalti_core::protocol::raft::{
-    Configuration, Incarnation, Index, Member, Payload, Phase, Position, ReadId, Role, Seal, Term,
-    Version,
+    Configuration, Incarnation, Index, Member, Payload, Phase, Position, ReadId, Role, Status,
+    Term, Version,
 };
 use smalti_sim::NodeIndex;
 use smalti_sim::time::SimTime;
@@ -150,13 +150,16 @@ impl Watched<'_> {
     }
 
     /// The member has become another one: it has left a founding, or gives up an incarnation that was sealed.
-    fn changes_over(&mut self, status: &smalti_core::protocol::raft::Status<'_>) {
+    fn changes_over(&mut self, status: &Status<'_>) {
         let watch = self.watch();
         let (Some(me), Some(before), Some(now)) = (watch.me, watch.incarnation, status.incarnation)
         else {
             return;
         };
-        let seal = self.ledger.find(&before).and_then(|life| life.meetings.sealed());
+        let seal = self
+            .ledger
+            .find(&before)
+            .and_then(|life| life.meetings.sealed());
         if seal.is_some() {
             return;
         }
@@ -199,14 +202,10 @@ impl Watched<'_> {
                 if seal.into < seal.incarnation {
                     self.coverage.reach(rare::YIELDED);
                 }
-                self.sealed(seal, status.applied);
+                self.ledger.sealed(seal, self.now);
             }
             _ => {}
         }
-    }
-
-    fn sealed(&mut self, seal: Seal, applied: Index) {
-        self.ledger.sealed(seal, applied, self.now);
     }
 
     fn watch(&self) -> &Watch {
@@ -282,8 +281,11 @@ impl Watched<'_> {
             .reach_times(rare::DUPLICATE, life.duplicates - duplicates);
         self.coverage
             .reach_times(rare::REPLACED, life.replaced - replaced);
+        let seal = life.meetings.sealed().map(|(seal, _)| seal.at.index);
         let disk = &self.disks[self.node.0 as usize];
+        // Those that have acknowledged what lies behind a seal may have gone over since.
         if let Some(newest) = newest
+            && seal.is_none_or(|seal| newest.index <= seal)
             && status.role == Role::Leader
             && disk.is_durable()
         {
@@ -423,8 +425,7 @@ impl Watched<'_> {
             assert!(
                 !is_over,
                 "{} acknowledges {:?} of an incarnation that it knows was sealed",
-                self.node,
-                ack.call
+                self.node, ack.call
             );
             check_ack(&ack, self.clients, self.ledger);
         }

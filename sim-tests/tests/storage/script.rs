@@ -237,6 +237,10 @@ impl Script {
         Seal {
             incarnation: incarnation(),
             into: incarnation(),
+            at: Position {
+                term: Term(2),
+                index: Index(7),
+            },
             commands: 3,
         }
     }

@@ -857,6 +857,42 @@ mod tests {
     }
 
     #[test]
+    fn with_the_incarnation_all_calls_end() {
+        let mut client = with_session();
+        execute(&mut client, 0..2);
+        turn(&mut client, 0);
+        execute(&mut client, 2..4);
+        client.give_up(CallId(1));
+        client.give_up(CallId(3));
+        let refused = Applied::Ended {
+            session: SESSION,
+            sequence: Sequence(1),
+            outcome: Outcome::Refused,
+        };
+        client.applied(at(10), incarnation(), refused);
+        let into = Incarnation(crate::id::Digest::from_bytes([1; 32]));
+        client.supersede(owner(7), incarnation(), into);
+        let superseded = CallOutcome::Superseded {
+            incarnation: incarnation(),
+            into,
+        };
+        assert_eq!(
+            ended(&mut client),
+            [
+                (3, CallOutcome::GivenUp),
+                (0, CallOutcome::Rejected(Rejection::Frozen)),
+                (1, superseded.clone()),
+                (2, superseded),
+            ]
+        );
+        assert_eq!((client.waiting, client.queue_bytes), (0, 0));
+        execute(&mut client, 9..10);
+        assert!(client.outgoing(at(20), leader(), Term(1)).open);
+        client.applied(at(20), incarnation(), Applied::Opened(SessionId(Index(5))));
+        assert_eq!(numbers(&turn(&mut client, 20)), [(1, 1)]);
+    }
+
+    #[test]
     fn at_the_end_all_calls_end() {
         let mut client = with_session();
         execute(&mut client, 0..1);
@@ -1174,7 +1210,9 @@ mod tests {
                             self.config.sessions_max < 10 || self.config.session_bytes_max < 1_000;
                         assert!(is_bounded, "call {call}");
                     }
-                    CallOutcome::Rejected(rejection) => panic!("call {call}: {rejection}"),
+                    CallOutcome::Rejected(_) | CallOutcome::Superseded { .. } => {
+                        panic!("call {call}: {outcome:?}")
+                    }
                 }
             }
             assert_eq!((self.client.waiting, self.client.queue.len()), (0, 0));

@@ -689,7 +689,9 @@ impl Core {
         if is_new || (pong < our_ping && peer.hello_at == Instant::FAR_FUTURE) {
             peer.hello_at = now;
         }
-        let is_behind = envelope.incarnation.is_some_and(|of| self.seals.get(&of).is_some());
+        let is_behind = envelope
+            .incarnation
+            .is_some_and(|of| self.seals.get(&of).is_some());
         let is_booted = is_new_boot && is_same_life;
         if is_booted {
             // Only what answers a question asked from now on was surely said by the store opened last.

@@ -188,7 +188,7 @@ impl<S: StateMachine> Raft<S> {
                 return;
             }
             Message::Meeting(meeting) => {
-                core.on_meeting(from, envelope.incarnation, meeting);
+                core.on_meeting(now, from, envelope.incarnation, meeting);
                 return;
             }
             _ => {}
@@ -842,8 +842,10 @@ impl<S: StateMachine> Machine for Raft<S> {
         let checks = self.checks.get().wrapping_add(1);
         self.checks.set(checks);
         self.core.check(checks.is_multiple_of(FULL_CHECK_EVERY));
+        // What was left since the last turn is forgotten in the next one.
+        let is_left = self.core.incarnation.is_none() || self.core.given_up.is_some();
         assert!(
-            self.replica.applied().index <= self.core.commit || self.core.incarnation.is_none(),
+            self.replica.applied().index <= self.core.commit || is_left,
             "only what is committed is applied"
         );
     }

@@ -127,6 +127,7 @@ impl Core {
     /// A member of another incarnation, or one of ours that passes on what it has heard.
     pub(super) fn on_meeting(
         &mut self,
+        now: Instant,
         from: Member,
         theirs: Option<Incarnation>,
         meeting: Meeting,
@@ -136,7 +137,12 @@ impl Core {
         };
         match meeting {
             Meeting::Greet => {
-                if theirs < ours && self.can_propose() {
+                // Whoever hears a leader passes the offer on to it: the leaders may have no bond.
+                let has_leader = match self.state {
+                    State::Leader(_) => self.can_propose(),
+                    _ => !self.is_sealed() && self.hears_leader(now),
+                };
+                if theirs < ours && has_leader {
                     self.say(&[from.peer], Meeting::Ready);
                 }
             }
@@ -207,7 +213,8 @@ impl Core {
 
     /// Our offer was decided on.
     fn on_decided(&mut self, by: Incarnation, offer: Position, absorbs: bool) {
-        let is_ours = matches!(self.standing.phase(), Phase::Frozen(of) if of.at == offer && of.to == by);
+        let is_ours =
+            matches!(self.standing.phase(), Phase::Frozen(of) if of.at == offer && of.to == by);
         if !is_ours || !self.can_propose() {
             return;
         }

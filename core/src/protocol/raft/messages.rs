@@ -155,7 +155,7 @@ pub enum Message {
 pub enum Meeting {
     /// The sender leads its incarnation, and could offer it to that of the addressee.
     Greet,
-    /// The sender leads its incarnation, and could decide on an offer.
+    /// The sender leads its incarnation or hears its leader, which could decide on an offer.
     Ready,
     /// An offer that is committed where it was made. Also passed on to the leader that is to decide on it.
     Offer(Offer),

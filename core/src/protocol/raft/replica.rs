@@ -251,18 +251,8 @@ impl<S: StateMachine> Replica<S> {
 
     /// An entry of a meeting, judged by what lies before it.
     fn meet(&mut self, entry: &Entry) {
-        let Some(ours) = self.incarnation else {
-            return;
-        };
-        let (standing, commands) = (&mut self.standing, self.commands);
-        match &entry.payload {
-            Payload::Frozen { to } => standing.freeze(ours, entry.position(), *to, commands),
-            Payload::Decided { offer } => standing.decide(&self.config, ours, offer, commands),
-            Payload::Sealed { into, offer } => {
-                standing.seal(&self.config, ours, *into, *offer, commands);
-            }
-            Payload::Thawed { offer } => standing.thaw(*offer),
-            _ => {}
+        if let Some(ours) = self.incarnation {
+            self.standing.meet(&self.config, ours, self.commands, entry);
         }
     }
 
@@ -897,6 +887,88 @@ mod tests {
         }
         before.install(&good).unwrap();
         assert_eq!(items(&before), [b"a"]);
+    }
+
+    fn greater() -> Incarnation {
+        Incarnation(Digest::from_bytes([0xff; 32]))
+    }
+
+    fn frozen_at(index: u64) -> Position {
+        entry(index, Payload::Blank).position()
+    }
+
+    #[test]
+    fn commands_behind_the_freeze_are_refused_once_and_for_all() {
+        let mut replica = with_sessions(1_000);
+        let frozen = Payload::Frozen { to: greater() };
+        let thawed = Payload::Thawed {
+            offer: frozen_at(5),
+        };
+        let reports = apply_all(
+            &mut replica,
+            vec![
+                commands(2, 1, &[b"a"]),
+                frozen,
+                commands(2, 1, &[b"a", b"b"]),
+                thawed,
+                commands(2, 2, &[b"b", b"c"]),
+            ],
+        );
+        assert_eq!(
+            reports,
+            [
+                ended(1, output(4, 0)),
+                ended(1, output(4, 0)),
+                ended(2, Outcome::Refused),
+                ended(2, Outcome::Refused),
+                ended(3, output(8, 1)),
+            ]
+        );
+        assert_eq!(items(&replica), [b"a", b"c"]);
+        assert_eq!(replica.commands(), 2);
+    }
+
+    #[test]
+    fn nothing_behind_a_seal_means_anything_also_to_who_began_with_a_snapshot() {
+        let mut replica = with_sessions(1_000);
+        let offer = frozen_at(5);
+        let into = greater();
+        apply_all(
+            &mut replica,
+            vec![
+                commands(2, 1, &[b"a"]),
+                Payload::Frozen { to: into },
+                commands(3, 1, &[b"refused"]),
+                Payload::SnapshotPoint,
+            ],
+        );
+        let mut other = self::replica(1, 1_000);
+        other.install(&replica.snapshot().unwrap()).unwrap();
+        assert_eq!(other.standing(), replica.standing());
+        for replica in [&mut replica, &mut other] {
+            let void = apply_all(
+                replica,
+                vec![
+                    Payload::Sealed { into, offer },
+                    commands(2, 1, &[b"a", b"b"]),
+                    Payload::Open(owner(7)),
+                    Payload::Thawed { offer },
+                    Payload::SnapshotPoint,
+                ],
+            );
+            assert_eq!(void, []);
+            let seal = replica.standing().phase().seal().unwrap();
+            assert_eq!((seal.into, seal.commands), (into, 1));
+            assert_eq!(seal.at, frozen_at(8));
+            assert_eq!(items(replica), [b"a"]);
+        }
+        assert_eq!(other.snapshot(), replica.snapshot());
+        let given_up = replica.give_up(owner(9)).unwrap();
+        let mut read = List::default();
+        read.restore(&given_up).unwrap();
+        assert_eq!(read, other.state);
+        assert_eq!((items(&replica), replica.commands()), (vec![], 0));
+        assert_eq!(replica.standing(), &Standing::default());
     }
 
     #[test]

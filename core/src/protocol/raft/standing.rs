@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
+use super::entry::{Entry, Payload};
 use super::mutants::mutant;
 use super::types::{Incarnation, Position};
 
@@ -50,6 +51,8 @@ pub struct Seal {
     pub incarnation: Incarnation,
     /// The one that goes on.
     pub into: Incarnation,
+    /// The last entry of the first that means anything.
+    pub at: Position,
     /// The commands of clients that the first had applied in all.
     pub commands: u64,
 }
@@ -134,14 +137,28 @@ impl Standing {
         }
     }
 
-    /// `Frozen`, in the entry at `at`, after so many commands.
-    pub(super) fn freeze(
+    /// An entry of a meeting, after so many commands; of others nothing comes.
+    pub(super) fn meet(
         &mut self,
+        config: &Config,
         ours: Incarnation,
-        at: Position,
-        to: Incarnation,
         commands: u64,
+        entry: &Entry,
     ) {
+        let at = entry.position();
+        match &entry.payload {
+            Payload::Frozen { to } => self.freeze(ours, at, *to, commands),
+            Payload::Decided { offer } => self.decide(config, ours, (at, commands), offer),
+            Payload::Sealed { into, offer } => {
+                self.seal(config, ours, (at, commands), *into, *offer);
+            }
+            Payload::Thawed { offer } => self.thaw(*offer),
+            _ => {}
+        }
+    }
+
+    /// `Frozen`, in the entry at `at`, after so many commands.
+    fn freeze(&mut self, ours: Incarnation, at: Position, to: Incarnation, commands: u64) {
         // The smaller one offers and the greater one decides: so nothing is ever decided in two logs.
         if self.phase == Phase::Open && ours < to {
             self.phase = Phase::Frozen(Offer {
@@ -153,14 +170,14 @@ impl Standing {
         }
     }
 
-    /// `Decided`, after so many commands. Counted where the entry lies: a command that lies between what the
+    /// `Decided`, in this entry, after so many commands. Counted where the entry lies: a command that lies between what the
     /// leader had applied and this entry counts as well (schedule B2').
-    pub(super) fn decide(
+    fn decide(
         &mut self,
         config: &Config,
         ours: Incarnation,
+        (here, commands): (Position, u64),
         offer: &Offer,
-        commands: u64,
     ) {
         let before = self.decided.get(&offer.from).map(|verdict| verdict.at);
         // An offer that is not the latest was taken back before the latest was made.
@@ -173,43 +190,50 @@ impl Standing {
         let absorbs = self.weight(commands) >= offer.weight;
         let at = offer.at;
         if mutant!(config, BothSeal) {
-            self.decided.insert(offer.from, Verdict { at, absorbs: true });
-            self.seal_into(ours, offer.from, commands);
+            self.decided
+                .insert(offer.from, Verdict { at, absorbs: true });
+            self.seal_into(ours, offer.from, (here, commands));
             return;
         }
         self.decided.insert(offer.from, Verdict { at, absorbs });
         if !absorbs {
-            self.seal_into(ours, offer.from, commands);
+            self.seal_into(ours, offer.from, (here, commands));
         }
     }
 
-    /// `Sealed`: void unless frozen, here, under the offer at `offer`. It may have been thawed when the answer
+    /// `Sealed`, here: void unless frozen, here, under the offer at `offer`. It may have been thawed when the answer
     /// came, and have taken commands since (schedules B1, B5).
-    pub(super) fn seal(
+    fn seal(
         &mut self,
         config: &Config,
         ours: Incarnation,
+        here: (Position, u64),
         into: Incarnation,
         offer: Position,
-        commands: u64,
     ) {
         let is_frozen = matches!(&self.phase, Phase::Frozen(of) if of.at == offer && of.to == into);
         let is_void = !is_frozen && !mutant!(config, SealedBehindThawed);
         if self.phase.seal().is_none() && !is_void {
-            self.seal_into(ours, into, commands);
+            self.seal_into(ours, into, here);
         }
     }
 
-    fn seal_into(&mut self, incarnation: Incarnation, into: Incarnation, commands: u64) {
+    fn seal_into(
+        &mut self,
+        incarnation: Incarnation,
+        into: Incarnation,
+        (at, commands): (Position, u64),
+    ) {
         self.phase = Phase::Sealed(Seal {
             incarnation,
             into,
+            at,
             commands,
         });
     }
 
     /// `Thawed`: void unless frozen under that offer.
-    pub(super) fn thaw(&mut self, offer: Position) {
+    fn thaw(&mut self, offer: Position) {
         if matches!(&self.phase, Phase::Frozen(of) if of.at == offer) {
             self.phase = Phase::Open;
         }
@@ -247,7 +271,7 @@ mod tests {
 
     fn decided(offer: &Offer, commands: u64) -> Standing {
         let mut standing = Standing::default();
-        standing.decide(&Config::default(), offer.to, offer, commands);
+        standing.decide(&Config::default(), offer.to, (at(7), commands), offer);
         standing
     }
 
@@ -260,6 +284,7 @@ mod tests {
             let seal = Seal {
                 incarnation: incarnation(2),
                 into: incarnation(1),
+                at: at(7),
                 commands,
             };
             assert_eq!(standing.phase().seal(), (!absorbs).then_some(seal));
@@ -271,12 +296,12 @@ mod tests {
         let lone = offer(1, 2, 5, 1_000);
         let mut group = Standing::default();
         group.weigh(1, 3);
-        group.decide(&Config::default(), incarnation(2), &lone, 1);
+        group.decide(&Config::default(), incarnation(2), (at(7), 1), &lone);
         assert!(group.verdict(&lone).unwrap().absorbs);
         // What has no data is no group to be kept.
         let mut empty = Standing::default();
         empty.weigh(0, 3);
-        empty.decide(&Config::default(), incarnation(2), &lone, 0);
+        empty.decide(&Config::default(), incarnation(2), (at(7), 0), &lone);
         assert!(!empty.verdict(&lone).unwrap().absorbs);
     }
 
@@ -297,19 +322,21 @@ mod tests {
         let mut standing = decided(&first, 3);
         let next = offer(1, 2, 9, 3);
         let config = Config::default();
-        standing.decide(&config, incarnation(2), &next, 3);
+        let here = (at(20), 3);
+        standing.decide(&config, incarnation(2), here, &next);
         assert!(standing.verdict(&next).is_some() && standing.verdict(&first).is_none());
         let heavy = Offer {
             weight: offer(1, 2, 5, 99).weight,
             ..first
         };
-        standing.decide(&config, incarnation(2), &heavy, 3);
-        standing.decide(&config, incarnation(2), &Offer { at: at(9), ..heavy }, 3);
+        standing.decide(&config, incarnation(2), here, &heavy);
+        let again = Offer { at: at(9), ..heavy };
+        standing.decide(&config, incarnation(2), here, &again);
         assert_eq!(standing.phase(), &Phase::Open);
         // Nor those that are for another, or of one with the greater digest.
         let before = standing.clone();
-        standing.decide(&config, incarnation(2), &offer(1, 3, 20, 99), 3);
-        standing.decide(&config, incarnation(2), &offer(3, 2, 20, 99), 3);
+        standing.decide(&config, incarnation(2), here, &offer(1, 3, 20, 99));
+        standing.decide(&config, incarnation(2), here, &offer(3, 2, 20, 99));
         assert_eq!(standing, before);
     }
 
@@ -318,23 +345,24 @@ mod tests {
         let (ours, other) = (incarnation(1), incarnation(2));
         let config = Config::default();
         let mut standing = Standing::default();
-        standing.seal(&config, ours, other, at(5), 3);
+        let here = (at(9), 3);
+        standing.seal(&config, ours, here, other, at(5));
         standing.freeze(ours, at(5), other, 3);
-        standing.seal(&config, ours, other, at(4), 3);
-        standing.seal(&config, ours, incarnation(3), at(5), 3);
+        standing.seal(&config, ours, here, other, at(4));
+        standing.seal(&config, ours, here, incarnation(3), at(5));
         standing.thaw(at(4));
         assert!(matches!(standing.phase(), Phase::Frozen(offer) if offer.at == at(5)));
         standing.thaw(at(5));
-        standing.seal(&config, ours, other, at(5), 3);
+        standing.seal(&config, ours, here, other, at(5));
         assert_eq!(standing.phase(), &Phase::Open);
         standing.freeze(ours, at(8), other, 4);
-        standing.seal(&config, ours, other, at(8), 4);
+        standing.seal(&config, ours, (at(10), 4), other, at(8));
         let sealed = standing.clone();
         assert!(sealed.phase().seal().is_some());
         // Nothing after the seal means anything.
         standing.thaw(at(8));
         standing.freeze(ours, at(9), other, 4);
-        standing.decide(&config, ours, &offer(0, 1, 9, 99), 4);
+        standing.decide(&config, ours, (at(11), 4), &offer(0, 1, 9, 99));
         assert_eq!(standing, sealed);
     }
 
@@ -350,7 +378,7 @@ mod tests {
         let config = Config::default();
         let mut standing = Standing::default();
         for n in 0..=DECIDED_MAX as u8 {
-            standing.decide(&config, incarnation(200), &offer(n, 200, 5, 0), 1);
+            standing.decide(&config, incarnation(200), (at(7), 1), &offer(n, 200, 5, 0));
         }
         assert_eq!(standing.verdicts().count(), DECIDED_MAX);
         assert!(standing.is_sound());

@@ -67,7 +67,8 @@ impl Seals {
         if let Some(oldest) = self.own[SEALS - 1] {
             self.tell(oldest);
         }
-        self.told.retain(|told| told.incarnation != seal.incarnation);
+        self.told
+            .retain(|told| told.incarnation != seal.incarnation);
         self.own.rotate_right(1);
         self.own[0] = Some(seal);
         self.since = None;
@@ -115,7 +116,15 @@ impl Core {
             return;
         }
         self.seals.tell(seal);
-        if self.incarnation == Some(seal.incarnation) {
+        if self.incarnation != Some(seal.incarnation) {
+            return;
+        }
+        if self.log.has(seal.at) {
+            // Then all up to it is what was committed: what is given up is to be given up as a whole.
+            let term = self.term;
+            self.follow(now, term, None);
+            self.commit = self.commit.max(seal.at.index);
+        } else {
             self.change_over(now, seal);
         }
     }
@@ -141,19 +150,12 @@ impl Core {
     fn foreseen_seal(&self) -> Option<Seal> {
         let ours = self.incarnation?;
         let mut standing: Standing = self.standing.clone();
-        let commands = self.commands_applied;
         for index in self.applied.0 + 1..=self.last().index.0 {
             let entry = self.log.entry(Index(index))?;
-            match &entry.payload {
-                Payload::Commands(_) if standing.is_open() => return None,
-                Payload::Frozen { to } => standing.freeze(ours, entry.position(), *to, commands),
-                Payload::Decided { offer } => standing.decide(&self.config, ours, offer, commands),
-                Payload::Sealed { into, offer } => {
-                    standing.seal(&self.config, ours, *into, *offer, commands);
-                }
-                Payload::Thawed { offer } => standing.thaw(*offer),
-                _ => {}
+            if matches!(entry.payload, Payload::Commands(_)) && standing.is_open() {
+                return None;
             }
+            standing.meet(&self.config, ours, self.commands_applied, entry);
         }
         standing.phase().seal()
     }
