@@ -381,8 +381,8 @@ fn envelopes(peer: PeerId) -> Vec<(&'static str, raft::Message)> {
         (
             "meeting",
             raft::Message::Meeting(raft::Meeting::Offer(raft::Offer {
-                from: raft::Incarnation(Digest::of("fuzz", &[b"from"])),
-                to: raft::Incarnation(Digest::of("fuzz", &[b"to"])),
+                from: Incarnation(Digest::of("fuzz", &[b"from"])),
+                to: Incarnation(Digest::of("fuzz", &[b"to"])),
                 at: position,
                 weight: raft::Weight {
                     is_established: true,

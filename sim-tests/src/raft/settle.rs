@@ -255,8 +255,17 @@ pub(super) fn settled(
                             let (environment, _) = world.environment_mut();
                             environment.coverage.reach(rare::CAUGHT_IN_CHANGE);
                         }
-                        // Those that were not of it may have founded another before they heard of it.
-                        Err(_) if alone && lives(world, broken).len() > 1 => {}
+                        // Those that were not of it may have founded another before they heard of it: then
+                        // the two have to meet.
+                        Err(_) if alone && lives(world, broken).len() > 1 => {
+                            let living = lives(world, broken);
+                            let living = merged(world, broken, living, limit)?;
+                            let alone = living.len() == 1;
+                            for life in living.iter().filter(goes_on) {
+                                converges(world, life, broken, alone, limit)?;
+                                went_on.insert(life.incarnation);
+                            }
+                        }
                         Err(cause) => return Err(cause),
                     }
                 }
