@@ -85,6 +85,9 @@ impl Core {
     /// When the member goes over to the incarnation that goes on. A leader stays for those that have not heard
     /// of the seal yet, but not for long: whoever has gone over tells them as well.
     pub(super) fn change_over_at(&self) -> Option<Instant> {
+        if mutant!(self.config, ChangeOverBeforeCommit) && self.foreseen_seal().is_some() {
+            return Some(Instant::ZERO);
+        }
         let since = self.seals.since.filter(|_| self.is_sealed())?;
         let is_alone = self.bonded_members().next().is_none();
         let waits = matches!(self.state, State::Leader(_)) && !is_alone;
