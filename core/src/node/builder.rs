@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use super::connections::{Connections, LocalIdentity, Protocols};
 use super::discovery::{self, CatalogSync, Gossip};
+use super::groups::{Groups, Switchboard};
 use super::network::{Error, Network, Parts};
 use super::streams::{self, Subscriptions};
 use super::tasks::Tasks;
 use crate::id::{Instance, NetworkId, SecretKey};
+use crate::protocol::bonds;
 use crate::protocol::discovery::{ConfigBuilder, Identity, LocalChange, OneOrMany, PeerAddr};
 use crate::runtime::{EndpointConfig, Runtime};
 use crate::wire::NetworkSecret;
@@ -91,6 +93,7 @@ impl NetworkBuilder {
             catalog: protocols.listen::<CatalogSync>(),
         };
         let subscriptions = protocols.listen::<Subscriptions>();
+        let bond_links = protocols.listen::<Groups>();
         let endpoint = runtime
             .bind(EndpointConfig {
                 secret_key: secret_key.clone(),
@@ -117,6 +120,13 @@ impl NetworkBuilder {
         let discovery = discovery::start(&tasks, &connections, listeners, identity, config);
 
         let streams = streams::start(&tasks, &connections, &discovery, subscriptions);
+        let bonds = Switchboard::start(
+            &tasks,
+            &connections,
+            &discovery,
+            bond_links,
+            bonds::Config::default(),
+        );
 
         let (changed, to_announce) = (endpoint.clone(), discovery.clone());
         tasks.spawn("announce addresses", async move {
@@ -137,6 +147,7 @@ impl NetworkBuilder {
             connections,
             discovery,
             streams,
+            bonds,
             tasks,
             departure_window,
         }))

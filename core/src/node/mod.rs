@@ -6,6 +6,7 @@ mod connections;
 pub mod discovery;
 mod driver;
 mod framed;
+mod groups;
 mod link;
 mod network;
 pub mod streams;

@@ -1,5 +1,6 @@
 //! A node of a network, as applications see it.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -8,12 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::connections::Connections;
 use super::discovery::Discovery;
+use super::groups::Switchboard;
 use super::streams::Streams;
 use super::tasks::Tasks;
 use crate::id::{NetworkId, PeerId, SecretKey};
 use crate::protocol::discovery::PeerAddr;
 use crate::runtime::{BindError, Endpoint};
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 use crate::wire::CloseCode;
 
 /// A node of a network: who it is, and what it can do with the others.
@@ -30,6 +32,7 @@ struct Handle {
     local: Local,
     discovery: Discovery,
     streams: Streams,
+    bonds: Switchboard,
     connections: Connections,
     depart: CancellationToken,
     departed: watch::Receiver<bool>,
@@ -61,6 +64,7 @@ pub(super) struct Parts {
     pub(super) connections: Connections,
     pub(super) discovery: Discovery,
     pub(super) streams: Streams,
+    pub(super) bonds: Switchboard,
     pub(super) tasks: Tasks,
     pub(super) departure_window: Duration,
 }
@@ -79,6 +83,7 @@ impl Network {
             tasks: parts.tasks.clone(),
             discovery: parts.discovery.clone(),
             streams: parts.streams.clone(),
+            bonds: parts.bonds.clone(),
             connections: parts.connections.clone(),
             departure_window: parts.departure_window,
         };
@@ -97,6 +102,7 @@ impl Network {
             local,
             discovery: parts.discovery,
             streams: parts.streams,
+            bonds: parts.bonds,
             connections: parts.connections,
             depart,
             departed,
@@ -127,10 +133,15 @@ impl Network {
         &self.0.streams
     }
 
+    /// The bonds with the other members of groups.
+    pub(crate) fn bonds(&self) -> &Switchboard {
+        &self.0.bonds
+    }
+
     /// How often peers have broken a protocol since the node's start; each time their connection was closed.
     #[must_use]
     pub fn violations(&self) -> u64 {
-        self.0.connections.violations()
+        self.0.connections.violations() + self.bonds().stats().violations
     }
 
     /// Departs from the network: tells the peers, closes all connections, and completes when the socket and
@@ -160,36 +171,45 @@ struct Supervisor {
     tasks: Tasks,
     discovery: Discovery,
     streams: Streams,
+    bonds: Switchboard,
     connections: Connections,
     departure_window: Duration,
 }
 
 impl Supervisor {
     async fn shut_down(self) {
-        // Streams first, so that who consumes has got all by the time it hears of the departure; each has its
-        // half of the window, so that a consumer that does not take its datums cannot stop the farewell.
-        let window = self.departure_window / 2;
+        // Streams first, so that who consumes has got all by the time it hears of the departure; bonds before
+        // discovery, so that members hear of it on their links. Each has its third of the window and what those
+        // before it have left, so that a peer that does not take what it is sent cannot stop the farewell.
+        let begun = self.tasks.runtime().now();
         let streams = self.streams.shut_down();
-        if self
-            .tasks
-            .timeout(window, "end of streams", streams)
-            .await
-            .is_none()
-        {
+        if !self.by(begun, 1, "end of streams", streams).await {
             tracing::debug!("not all consumers took what was sent in time");
         }
+        let bonds = self.bonds.close();
+        if !self.by(begun, 2, "end of bonds", bonds).await {
+            tracing::debug!("not all members took what was sent in time");
+        }
         let leave = self.discovery.leave();
-        if self
-            .tasks
-            .timeout(window, "departure", leave)
-            .await
-            .is_none()
-        {
+        if !self.by(begun, 3, "departure", leave).await {
             tracing::debug!("not all neighbours took note of the departure in time");
         }
         self.connections.close(CloseCode::GRACEFUL_SHUTDOWN).await;
         self.tasks.cancel();
         self.tasks.ended().await;
+    }
+
+    /// Whether `step` is done within so many thirds of the window that has `begun` then.
+    async fn by(
+        &self,
+        begun: Instant,
+        thirds: u32,
+        name: &'static str,
+        step: impl Future<Output = ()>,
+    ) -> bool {
+        let end = begun + self.departure_window * thirds / 3;
+        let left = end.since(self.tasks.runtime().now());
+        self.tasks.timeout(left, name, step).await.is_some()
     }
 }
 
