@@ -166,6 +166,13 @@ impl PeerEntry {
         self
     }
 
+    /// The same, being in `group` too.
+    #[must_use]
+    pub fn with_group(mut self, group: GroupId, info: GroupInfo) -> Self {
+        self.content.groups.insert(group, info);
+        self
+    }
+
     /// Version of the entry's format.
     #[must_use]
     pub const fn protocol_version(&self) -> u16 {
