@@ -128,7 +128,7 @@ mod tests {
         node.hears(&peer);
         let mut watch = Watch(node.machine.catalog().clone());
         let before = peer.machine.local().version();
-        peer.now = peer.now + Duration::from_secs(60);
+        peer.now += Duration::from_secs(60);
         peer.machine.handle_timeout(peer.now);
         assert_ne!(peer.machine.local().version(), before);
         node.now = peer.now;

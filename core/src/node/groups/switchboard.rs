@@ -351,12 +351,12 @@ impl Turn<'_> {
                     inbox.message(peer, payload);
                 }
             }
-            Output::Event(event) => self.tell(event),
+            Output::Event(event) => self.tell(&event),
         }
     }
 
-    fn tell(&self, event: Event) {
-        match event {
+    fn tell(&self, event: &Event) {
+        match *event {
             Event::Bonded { group, peer } => {
                 tracing::debug!(group = %group.short(), peer = %peer.short(), "bonded");
                 if let Some(inbox) = self.state.inboxes.get(&group) {
