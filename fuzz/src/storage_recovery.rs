@@ -183,6 +183,7 @@ fn write(round: u64) -> Write {
             incarnation: Some(manifest.incarnation),
             term: Term(round),
             vote: None,
+            seals: [None; 4],
         }),
         staged: has_snapshot.then_some(chunk),
         snapshot: has_snapshot.then_some(manifest),

@@ -379,6 +379,18 @@ fn envelopes(peer: PeerId) -> Vec<(&'static str, raft::Message)> {
         ),
         ("founding", raft::Message::Founding(Box::new(charter))),
         (
+            "meeting",
+            raft::Message::Meeting(raft::Meeting::Offer(raft::Offer {
+                from: Incarnation(Digest::of("fuzz", &[b"from"])),
+                to: Incarnation(Digest::of("fuzz", &[b"to"])),
+                at: position,
+                weight: raft::Weight {
+                    is_established: true,
+                    commands: 5,
+                },
+            })),
+        ),
+        (
             "chunk",
             raft::Message::Chunk {
                 position,

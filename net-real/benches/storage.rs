@@ -148,6 +148,7 @@ const HARD_STATE: HardState = HardState {
     incarnation: None,
     term: Term(1),
     vote: None,
+    seals: [None; 4],
 };
 
 /// How long it takes to open and read a store of 64 MiB, closed and not.

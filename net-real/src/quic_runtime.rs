@@ -3,7 +3,8 @@
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,16 +15,22 @@ use ring::rand::SecureRandom;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{cipher_suite, default_provider, kx_group};
 use rustls::time_provider::DefaultTimeProvider;
+use smalti_core::SecretKey;
+use smalti_core::protocol::raft::StorageError;
 use smalti_core::runtime::{
-    BindError, BoxFuture, Clock, Endpoint, EndpointConfig, Entropy, Spawner, Transport,
+    BindError, BoxFuture, Clock, Endpoint, EndpointConfig, Entropy, OpenStore, Spawner, Stores,
+    Transport,
 };
 use smalti_core::time::{Instant, WallTime};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
+use crate::storage::{OsDisk, RedbStorage};
 use crate::transport::interfaces::interface_addresses;
 use crate::transport::{EndpointParts, QuicEndpoint, Tuning, socket};
 
-/// Runs a node on this machine: over QUIC, on a tokio runtime of either kind.
+/// Runs a node on this machine: over QUIC, on a tokio runtime of either kind, with its data directory in the
+/// file system.
 ///
 /// Each node has its own, because a node's clock starts with it.
 #[derive(Clone, Debug)]
@@ -155,6 +162,51 @@ impl Spawner for QuicRuntime {
             }
         });
     }
+
+    fn blocking(
+        &self,
+        name: &'static str,
+        work: Box<dyn FnOnce() + Send>,
+    ) -> BoxFuture<'static, ()> {
+        let running = self.tokio.spawn_blocking(move || {
+            if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                tracing::error!(task = name, "work that blocks has panicked");
+            }
+        });
+        Box::pin(async move {
+            // An error means that tokio was shut down before the work began: it never will.
+            let _ = running.await;
+        })
+    }
+}
+
+impl Stores for QuicRuntime {
+    fn open_store(
+        &self,
+        directory: PathBuf,
+        given: Option<SecretKey>,
+    ) -> BoxFuture<'_, Result<OpenStore, StorageError>> {
+        let (sender, mut opened) = oneshot::channel();
+        let work = move || {
+            // Where nobody waits any more, the store is closed again.
+            let _ = sender.send(open_store(directory, given.as_ref()));
+        };
+        Box::pin(async move {
+            self.blocking("open the store", Box::new(work)).await;
+            opened.try_recv().unwrap_or_else(|_| {
+                Err(StorageError::Disk {
+                    doing: "opening the store",
+                    cause: "the code that opens it has panicked".to_owned(),
+                })
+            })
+        })
+    }
+}
+
+fn open_store(directory: PathBuf, given: Option<&SecretKey>) -> Result<OpenStore, StorageError> {
+    let disk = Arc::new(OsDisk::open(directory)?);
+    let fresh = || SecretKey::from_bytes(random_bytes());
+    Ok(RedbStorage::open(disk, given, fresh)?.into())
 }
 
 /// 32 bytes from the operating system.

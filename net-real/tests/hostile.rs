@@ -19,10 +19,11 @@ use smalti_core::runtime::{
 use smalti_core::wire::{Hello, WIRE_VERSIONS, encode_frame};
 use smalti_core::{Network, NetworkBuilder, NetworkId};
 
-const PROTOCOLS: [Alpn; 3] = [
+const PROTOCOLS: [Alpn; 4] = [
     Alpn::new("/smalti/gossip/1"),
     Alpn::new("/smalti/catalog/1"),
     Alpn::new("/smalti/streams/1"),
+    Alpn::new("/smalti/groups/1"),
 ];
 
 fn loopback() -> [SocketAddr; 1] {

@@ -6,6 +6,7 @@
 
 pub mod campaign;
 pub mod cluster;
+pub mod groups;
 pub mod overlay;
 mod panics;
 pub mod raft;
@@ -22,5 +23,6 @@ pub static SCENARIOS: &[&dyn Scenario] = &[
     &overlay::Scale,
     &overlay::Churn,
     &raft::Chaos,
+    &groups::Chaos,
     &overlay::Steady,
 ];

@@ -1,14 +1,18 @@
 //! How a node is configured and started.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::connections::{Connections, LocalIdentity, Protocols};
 use super::discovery::{self, CatalogSync, Gossip};
+use super::groups::{self, BondLinks, Foundation};
 use super::network::{Error, Network, Parts};
+use super::store::Store;
 use super::streams::{self, Subscriptions};
 use super::tasks::Tasks;
 use crate::id::{Instance, NetworkId, SecretKey};
+use crate::protocol::bonds;
 use crate::protocol::discovery::{ConfigBuilder, Identity, LocalChange, OneOrMany, PeerAddr};
 use crate::runtime::{EndpointConfig, Runtime};
 use crate::wire::NetworkSecret;
@@ -23,6 +27,8 @@ pub struct NetworkBuilder {
     addresses: Vec<SocketAddr>,
     bootstrap: Vec<PeerAddr>,
     discovery: ConfigBuilder,
+    data_dir: Option<PathBuf>,
+    bonds: bonds::Config,
 }
 
 impl NetworkBuilder {
@@ -35,10 +41,13 @@ impl NetworkBuilder {
             addresses: Vec::new(),
             bootstrap: Vec::new(),
             discovery: ConfigBuilder::default(),
+            data_dir: None,
+            bonds: bonds::Config::default(),
         }
     }
 
-    /// The node's identity. Default: a new one at each start.
+    /// The node's identity. Default: that of the [data directory](Self::with_data_dir), and without one a new
+    /// one at each start.
     pub fn with_secret_key(mut self, key: impl Into<SecretKey>) -> Self {
         self.secret_key = Some(key.into());
         self
@@ -71,15 +80,44 @@ impl NetworkBuilder {
         self
     }
 
+    /// How bonds with the members of groups are kept.
+    pub fn with_groups(mut self, config: bonds::Config) -> Self {
+        self.bonds = config;
+        self
+    }
+
+    /// Where the node keeps what is to outlive it: its secret key, and what its groups have stored. The
+    /// directory is made where it is not there; one node at a time has it open. It belongs to the key that it
+    /// was made with: [another one](Self::with_secret_key) is refused. Default: none; nothing outlives the
+    /// node.
+    ///
+    /// Starting the node takes as long as reading all that is stored.
+    pub fn with_data_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(directory.into());
+        self
+    }
+
     /// Starts the node on `runtime`. It never waits for peers: it is done when the node listens.
     ///
     /// # Errors
-    /// [`Error`] where the configuration makes no sense or no address can be bound.
+    /// [`Error`] where the configuration makes no sense, the data directory cannot be used, or no address can
+    /// be bound.
     pub async fn build_on(self, runtime: Arc<dyn Runtime>) -> Result<Network, Error> {
         let config = self.discovery.with_bootstrap(self.bootstrap).build()?;
-        let secret_key = self
-            .secret_key
-            .unwrap_or_else(|| SecretKey::from_bytes(runtime.seed("secret key")));
+        self.bonds.validate()?;
+        let bootstrap = config.bootstrap.iter().map(|peer| peer.id).collect();
+        let tasks = Tasks::new(runtime.clone());
+        let (secret_key, store) = match self.data_dir {
+            Some(directory) => {
+                let opened = runtime.open_store(directory, self.secret_key).await?;
+                let store = Store::start(&tasks, opened.storage);
+                (opened.secret_key, Some(store))
+            }
+            None => {
+                let fresh = || SecretKey::from_bytes(runtime.seed("secret key"));
+                (self.secret_key.unwrap_or_else(fresh), None)
+            }
+        };
         let secret = self
             .network_secret
             .map(|text| NetworkSecret::new(&text, self.network));
@@ -91,14 +129,19 @@ impl NetworkBuilder {
             catalog: protocols.listen::<CatalogSync>(),
         };
         let subscriptions = protocols.listen::<Subscriptions>();
+        let bond_links = protocols.listen::<BondLinks>();
         let endpoint = runtime
             .bind(EndpointConfig {
                 secret_key: secret_key.clone(),
                 addresses: self.addresses,
                 protocols: protocols.names(),
             })
-            .await?;
-        let tasks = Tasks::new(runtime.clone());
+            .await;
+        if let (Err(_), Some(store)) = (&endpoint, &store) {
+            // So that whoever tries again, elsewhere, finds the directory free.
+            store.close().await;
+        }
+        let endpoint = endpoint?;
         let local = LocalIdentity {
             peer: secret_key.peer_id(),
             network: self.network,
@@ -117,6 +160,17 @@ impl NetworkBuilder {
         let discovery = discovery::start(&tasks, &connections, listeners, identity, config);
 
         let streams = streams::start(&tasks, &connections, &discovery, subscriptions);
+        let groups = groups::start(Foundation {
+            tasks: &tasks,
+            local: secret_key.peer_id(),
+            connections: &connections,
+            discovery: &discovery,
+            listener: bond_links,
+            store: store.clone(),
+            bootstrap,
+            departure_window,
+            bonds: self.bonds,
+        });
 
         let (changed, to_announce) = (endpoint.clone(), discovery.clone());
         tasks.spawn("announce addresses", async move {
@@ -137,6 +191,8 @@ impl NetworkBuilder {
             connections,
             discovery,
             streams,
+            groups,
+            store,
             tasks,
             departure_window,
         }))

@@ -7,12 +7,18 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use super::connections::{Lease, LinkError};
 use super::framed::{FrameReadError, FrameReader, write_all};
+use super::tasks::Tasks;
 use crate::id::PeerId;
 use crate::runtime::{Alpn, BiStream, Connection, SendStream};
+use crate::time::Duration;
 use crate::wire::{CloseCode, append_frame, decode, encode_frame};
+
+/// How long a link that this end has closed may take to send what is queued.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What two ends of a [`Link`] agree on at compile time.
 pub trait Protocol: Send + Sync + 'static {
@@ -71,6 +77,11 @@ impl<P: Protocol> Link<P> {
     /// [`LinkError`] where the link is lost or the peer breaks the protocol.
     pub async fn recv(&mut self) -> Result<Option<P::Message>, LinkError> {
         self.receiver.recv().await
+    }
+
+    /// What keeps its connection.
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.sender.lease
     }
 
     /// The parts, for protocols that write and read frames of their own.
@@ -218,4 +229,14 @@ impl<P: Protocol> LinkReceiver<P> {
         self.lease.report_violation(&error);
         error
     }
+}
+
+/// Completes when a link that this end has closed has had its time to send what was queued: a peer that
+/// does not read cannot keep it.
+pub(crate) async fn closed_for_long(tasks: Tasks, closing: CancellationToken) {
+    closing.cancelled().await;
+    let runtime = tasks.runtime();
+    runtime
+        .sleep_until(runtime.now() + CLOSE_TIMEOUT, "end of closed link")
+        .await;
 }

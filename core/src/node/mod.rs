@@ -5,11 +5,15 @@ mod builder;
 mod connections;
 pub mod discovery;
 mod driver;
+mod events;
 mod framed;
+pub mod groups;
 mod link;
 mod network;
+mod store;
 pub mod streams;
 mod tasks;
+mod watched;
 
 pub use builder::NetworkBuilder;
 pub use connections::LinkError;

@@ -1,5 +1,6 @@
 //! A node of a network, as applications see it.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -8,12 +9,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::connections::Connections;
 use super::discovery::Discovery;
+use super::groups::Groups;
+use super::store::Store;
 use super::streams::Streams;
 use super::tasks::Tasks;
 use crate::id::{NetworkId, PeerId, SecretKey};
 use crate::protocol::discovery::PeerAddr;
+use crate::protocol::raft::StorageError;
 use crate::runtime::{BindError, Endpoint};
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 use crate::wire::CloseCode;
 
 /// A node of a network: who it is, and what it can do with the others.
@@ -30,6 +34,7 @@ struct Handle {
     local: Local,
     discovery: Discovery,
     streams: Streams,
+    groups: Groups,
     connections: Connections,
     depart: CancellationToken,
     departed: watch::Receiver<bool>,
@@ -51,6 +56,12 @@ pub enum Error {
     /// The configuration of discovery makes no sense.
     #[error("the configuration of discovery: {0}")]
     Discovery(#[from] crate::protocol::discovery::ConfigError),
+    /// The configuration of bonds makes no sense.
+    #[error("the configuration of bonds: {0}")]
+    Bonds(#[from] crate::protocol::bonds::ConfigError),
+    /// The data directory cannot be used.
+    #[error("the data directory: {0}")]
+    Storage(#[from] StorageError),
 }
 
 /// What a running node is made of.
@@ -61,6 +72,9 @@ pub(super) struct Parts {
     pub(super) connections: Connections,
     pub(super) discovery: Discovery,
     pub(super) streams: Streams,
+    pub(super) groups: Groups,
+    /// `None` where there is no data directory.
+    pub(super) store: Option<Store>,
     pub(super) tasks: Tasks,
     pub(super) departure_window: Duration,
 }
@@ -79,7 +93,9 @@ impl Network {
             tasks: parts.tasks.clone(),
             discovery: parts.discovery.clone(),
             streams: parts.streams.clone(),
+            groups: parts.groups.clone(),
             connections: parts.connections.clone(),
+            store: parts.store,
             departure_window: parts.departure_window,
         };
         let asked = depart.clone();
@@ -97,6 +113,7 @@ impl Network {
             local,
             discovery: parts.discovery,
             streams: parts.streams,
+            groups: parts.groups,
             connections: parts.connections,
             depart,
             departed,
@@ -127,15 +144,22 @@ impl Network {
         &self.0.streams
     }
 
+    /// Joins groups, whose members agree on one history of commands.
+    #[must_use]
+    pub fn groups(&self) -> &Groups {
+        &self.0.groups
+    }
+
     /// How often peers have broken a protocol since the node's start; each time their connection was closed.
     #[must_use]
     pub fn violations(&self) -> u64 {
-        self.0.connections.violations()
+        self.0.connections.violations() + self.0.groups.violations()
     }
 
     /// Departs from the network: tells the peers, closes all connections, and completes when the socket and
     /// all tasks are released. All clones of the handle are of no use from then on. Repeated calls wait for
-    /// the same end. It never takes longer than the graceful departure window and the transport's farewell.
+    /// the same end. It never takes longer than the graceful departure window, the transport's farewell, and
+    /// what the disk needs to take what was written, where there is a data directory.
     ///
     /// Cancellation safe: the departure goes on.
     pub async fn shutdown(&self) {
@@ -160,36 +184,50 @@ struct Supervisor {
     tasks: Tasks,
     discovery: Discovery,
     streams: Streams,
+    groups: Groups,
     connections: Connections,
+    store: Option<Store>,
     departure_window: Duration,
 }
 
 impl Supervisor {
     async fn shut_down(self) {
-        // Streams first, so that who consumes has got all by the time it hears of the departure; each has its
-        // half of the window, so that a consumer that does not take its datums cannot stop the farewell.
-        let window = self.departure_window / 2;
+        // Streams first, so that who consumes has got all by the time it hears of the departure; bonds before
+        // discovery, so that members hear of it on their links. Each has its third of the window and what those
+        // before it have left, so that a peer that does not take what it is sent cannot stop the farewell.
+        let begun = self.tasks.runtime().now();
         let streams = self.streams.shut_down();
-        if self
-            .tasks
-            .timeout(window, "end of streams", streams)
-            .await
-            .is_none()
-        {
+        if !self.by(begun, 1, "end of streams", streams).await {
             tracing::debug!("not all consumers took what was sent in time");
         }
+        let groups = self.groups.shut_down();
+        if !self.by(begun, 2, "end of groups", groups).await {
+            tracing::debug!("not all members took what was sent in time");
+        }
         let leave = self.discovery.leave();
-        if self
-            .tasks
-            .timeout(window, "departure", leave)
-            .await
-            .is_none()
-        {
+        if !self.by(begun, 3, "departure", leave).await {
             tracing::debug!("not all neighbours took note of the departure in time");
         }
         self.connections.close(CloseCode::GRACEFUL_SHUTDOWN).await;
         self.tasks.cancel();
+        // Last, so that whatever the others have still written is in it.
+        if let Some(store) = &self.store {
+            store.close().await;
+        }
         self.tasks.ended().await;
+    }
+
+    /// Whether `step` is done within so many thirds of the window that has `begun` then.
+    async fn by(
+        &self,
+        begun: Instant,
+        thirds: u32,
+        name: &'static str,
+        step: impl Future<Output = ()>,
+    ) -> bool {
+        let end = begun + self.departure_window * thirds / 3;
+        let left = end.since(self.tasks.runtime().now());
+        self.tasks.timeout(left, name, step).await.is_some()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::runtime::{BoxFuture, Runtime};
@@ -88,6 +88,22 @@ impl Tasks {
             task.await;
         });
         self.runtime.spawn(name, task);
+    }
+
+    /// Runs `work`, which may block, and gives what it returns; `None` where it has panicked, or the runtime
+    /// has ended before it began. It goes on where the future is dropped.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let (sender, mut result) = oneshot::channel();
+        let work = Box::new(move || {
+            // Where nobody waits any more, nobody wants the result.
+            let _ = sender.send(work());
+        });
+        self.runtime.blocking(name, work).await;
+        result.try_recv().ok()
     }
 
     /// Cancels the tasks without waiting for them.

@@ -6,6 +6,7 @@
 //! returned future undoes nothing that has happened and loses nothing that was given.
 
 mod disk;
+mod stores;
 mod transport;
 
 use std::future::Future;
@@ -13,6 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 pub use disk::{Disk, DiskFile};
+pub use stores::{OpenStore, Stores};
 pub use transport::{
     Alpn, BiStream, BindError, Connection, ConnectionError, DialError, Endpoint, EndpointConfig,
     RecvStream, SendDatagramError, SendStream, Side, StreamError,
@@ -23,10 +25,10 @@ use crate::time::{Instant, WallTime};
 /// A future on the heap. Control operations pay for one; data never does.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// All that one node needs of the world. One with a data directory has a [`Disk`] besides.
-pub trait Runtime: Transport + Clock + Entropy + Spawner {}
+/// All that one node needs of the world.
+pub trait Runtime: Transport + Clock + Entropy + Spawner + Stores {}
 
-impl<T: Transport + Clock + Entropy + Spawner + ?Sized> Runtime for T {}
+impl<T: Transport + Clock + Entropy + Spawner + Stores + ?Sized> Runtime for T {}
 
 /// Opens the node's one socket.
 pub trait Transport: Send + Sync + 'static {
@@ -61,4 +63,18 @@ pub trait Spawner: Send + Sync + 'static {
     ///
     /// There is no handle: a task ends by itself once its cancellation token is cancelled.
     fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>);
+
+    /// Runs `work`, which may block, where it holds no task up. The future completes once it is done; where
+    /// it has panicked too, which is reported. `name` is for traces and reports.
+    ///
+    /// The work is begun by the call, not by the future's first poll, and goes on where the future is
+    /// dropped. So it hands its result over by a channel that is looked at when the future has completed, and
+    /// not before: in production the work runs on a thread of its own; in the simulator it is done at once,
+    /// and the future completes when the time has passed that the host's disk takes for it, or never where
+    /// the host has crashed by then.
+    fn blocking(
+        &self,
+        name: &'static str,
+        work: Box<dyn FnOnce() + Send>,
+    ) -> BoxFuture<'static, ()>;
 }

@@ -386,10 +386,11 @@ impl Cluster {
                 let line = format!("  {me} writes {}", self.names.write(&write));
                 self.line(Detail::All, &line);
                 if let Some(node) = self.nodes.get_mut(&id) {
-                    node.writing.push_back((number, write));
+                    node.writing.push_back((number, *write));
                 }
             }
             Output::Event(event) => {
+                self.safety.event(id, &event);
                 let is_frequent = matches!(event, Event::Committed(_));
                 let line = format!("  {me} {}", self.names.event(&event));
                 self.line(

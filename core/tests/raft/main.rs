@@ -30,6 +30,20 @@ macro_rules! scripts {
 }
 
 scripts! {
+    h3_two_foundings_become_one
+    h3_the_lighter_one_yields
+    h3_of_equal_ones_the_greater_digest_stays
+    h3_a_newcomer_that_founded_alone_does_not_displace_a_group
+    h3_a_command_behind_the_freeze_is_refused
+    b1_b5_a_seal_behind_a_thaw_is_void
+    b2_what_lies_before_the_freeze_counts
+    h4_calls_and_reads_end_with_their_incarnation
+    b6_of_two_voters_one_forgets
+    b6_of_two_voters_the_second_is_told
+    h3_a_new_leader_goes_on_with_the_offer
+    h3_an_offer_that_is_not_answered_is_taken_back
+    b6_a_crash_before_the_change_over_is_durable
+    h3_three_foundings_become_one
     a1_expect_acknowledges_nothing_before_so_many_have_accepted
     a1_expect_remembers_who_has_accepted
     observer_with_the_longest_log_leads_until_another_has_it
@@ -100,6 +114,7 @@ scripts! {
     h9_only_what_is_committed_is_served
     learners_are_not_counted
     leave
+    leave_does_not_wait_for_the_next_heartbeat
     leave_of_a_voter_that_is_needed
     membership_a_removed_voter_is_not_the_only_one_to_know
     membership_an_even_set_is_completed_by_one

@@ -94,6 +94,23 @@ const CAUGHT: &[(Mutant, &str)] = &[
         "session_lives_on_in_a_snapshot",
     ),
     (
+        Mutant::AppliedWhileFrozen,
+        "h3_a_command_behind_the_freeze_is_refused",
+    ),
+    (
+        Mutant::ReadWhileFrozen,
+        "h4_calls_and_reads_end_with_their_incarnation",
+    ),
+    (Mutant::BothSeal, "h3_two_foundings_become_one"),
+    (
+        Mutant::SealedBehindThawed,
+        "b1_b5_a_seal_behind_a_thaw_is_void",
+    ),
+    (
+        Mutant::ChangeOverBeforeCommit,
+        "b6_of_two_voters_the_second_is_told",
+    ),
+    (
         Mutant::CompactBeyondDurableSnapshot,
         "h25_the_log_is_dropped_only_below_a_durable_snapshot",
     ),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use smalti_core::protocol::raft::{
-    CallOutcome, Entry, Incarnation, Index, Member, Raft, Role, Term,
+    CallOutcome, Entry, Event, Incarnation, Index, Member, Phase, Raft, Role, Seal, Term,
 };
 
 use crate::list::List;
@@ -22,6 +22,8 @@ pub(crate) struct Safety {
     applied: BTreeMap<u8, BTreeSet<Bytes>>,
     /// How far each node was looked at.
     seen: BTreeMap<u8, (Option<Incarnation>, Index)>,
+    /// Incarnations that some member has seen to be sealed.
+    sealed: BTreeMap<Incarnation, Seal>,
     violations: Vec<String>,
 }
 
@@ -38,6 +40,9 @@ impl Safety {
         let Some(incarnation) = status.incarnation else {
             return;
         };
+        if let Phase::Sealed(seal) = status.phase {
+            self.sealed(seal);
+        }
         if status.role == Role::Leader {
             let key = (incarnation, status.term);
             let leader = *self.leaders.entry(key).or_insert(status.me);
@@ -65,6 +70,31 @@ impl Safety {
             self.seen.insert(node, (Some(incarnation), status.commit));
         }
         self.look_at_state(node, raft);
+    }
+
+    /// A member has applied a seal.
+    fn sealed(&mut self, seal: Seal) {
+        let first = *self.sealed.entry(seal.incarnation).or_insert(seal);
+        if first != seal {
+            self.violate(format!("{first:?} and {seal:?}"));
+        }
+        let mut end = seal.into;
+        while let Some(next) = self.sealed.get(&end) {
+            end = next.into;
+            if end == seal.into {
+                self.violate("incarnations are sealed into each other".to_owned());
+                break;
+            }
+        }
+    }
+
+    /// A member has said what it does.
+    pub(crate) fn event(&mut self, node: u8, event: &Event) {
+        if let Event::Superseded(given_up) = event
+            && !self.sealed.contains_key(&given_up.version.incarnation)
+        {
+            self.violate(format!("n{node} gives up what is not sealed"));
+        }
     }
 
     /// Looks at what was applied since the last time.
@@ -125,7 +155,7 @@ impl Safety {
                     self.acknowledged.push(acknowledged);
                 }
             }
-            CallOutcome::Unknown => {}
+            CallOutcome::Unknown | CallOutcome::Superseded { .. } => {}
         }
     }
 
@@ -137,6 +167,9 @@ impl Safety {
     /// A read that began when there were `acknowledged` commands is answered.
     pub(crate) fn read_ends(&mut self, node: u8, raft: &Raft<List>, acknowledged: usize) {
         let incarnation = raft.status().incarnation;
+        if raft.status().phase != Phase::Open {
+            self.violate(format!("n{node} answers a read and is not open"));
+        }
         let lacking = self.acknowledged[..acknowledged]
             .iter()
             .filter(|(of, ..)| Some(*of) == incarnation)

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use smalti_core::protocol::raft::{
-    Append, AppendOutcome, AppendReply, CallOutcome, Candidacy, Entry, Event, Index, Member,
-    Message, Payload, Status, Verdict, Write,
+    Append, AppendOutcome, AppendReply, CallOutcome, Candidacy, Entry, Event, Index, Meeting,
+    Member, Message, Offer, Payload, Phase, Status, Superseded, Verdict, Weight, Write,
 };
 
 use crate::names::{Names, position};
@@ -35,11 +35,17 @@ pub(crate) const fn kind(message: &Message) -> &'static str {
         Message::Invite { .. } => "invite",
         Message::Promise { .. } => "promise",
         Message::Founding(_) => "founding",
+        Message::Meeting(meeting) => match meeting {
+            Meeting::Greet => "greet",
+            Meeting::Ready => "ready",
+            Meeting::Offer(_) => "offer",
+            Meeting::Decided { .. } => "decided",
+        },
     }
 }
 
 /// All kinds, for whoever reads commands.
-pub(crate) const KINDS: [&str; 24] = [
+pub(crate) const KINDS: [&str; 28] = [
     "hello",
     "prevote",
     "vote",
@@ -64,6 +70,10 @@ pub(crate) const KINDS: [&str; 24] = [
     "invite",
     "promise",
     "founding",
+    "greet",
+    "ready",
+    "offer",
+    "decided",
 ];
 
 impl Names {
@@ -75,10 +85,17 @@ impl Names {
     pub(crate) fn message(&mut self, message: &Message) -> String {
         let kind = kind(message);
         match message {
-            Message::Hello(hello) => format!(
-                "{kind} ping {} pong {} commit {} recovered {}",
-                hello.ping, hello.pong, hello.commit, hello.recovered
-            ),
+            Message::Hello(hello) => {
+                let sealed = hello.sealed.map_or_else(String::new, |seal| {
+                    let incarnation = self.incarnation(Some(&seal.incarnation));
+                    let into = self.incarnation(Some(&seal.into));
+                    format!(" {incarnation} sealed into {into}")
+                });
+                format!(
+                    "{kind} ping {} pong {} commit {} recovered {}{sealed}",
+                    hello.ping, hello.pong, hello.commit, hello.recovered
+                )
+            }
             Message::PreVote(candidacy) | Message::RequestVote(candidacy) => {
                 format!("{kind} {}", self::candidacy(*candidacy))
             }
@@ -156,11 +173,44 @@ impl Names {
                 self.member(&charter.founder),
                 self.members(&charter.voters)
             ),
+            Message::Meeting(meeting) => self.meeting(kind, meeting),
             Message::OpenSession
             | Message::Leave
             | Message::FetchManifest
             | Message::Promise { .. } => kind.to_owned(),
         }
+    }
+
+    fn meeting(&mut self, kind: &str, meeting: &Meeting) -> String {
+        match meeting {
+            Meeting::Greet | Meeting::Ready => kind.to_owned(),
+            Meeting::Offer(offer) => self.offer(offer),
+            Meeting::Decided {
+                from,
+                by,
+                offer,
+                absorbs,
+            } => {
+                let from = self.incarnation(Some(from));
+                let by = self.incarnation(Some(by));
+                let what = if *absorbs { "takes in" } else { "yields to" };
+                format!("{kind} {by} {what} {from} by offer {}", position(*offer))
+            }
+        }
+    }
+
+    fn offer(&mut self, offer: &Offer) -> String {
+        let (from, to) = (
+            self.incarnation(Some(&offer.from)),
+            self.incarnation(Some(&offer.to)),
+        );
+        let at = position(offer.at);
+        let Weight {
+            is_established,
+            commands,
+        } = offer.weight;
+        let established = if is_established { ", established" } else { "" };
+        format!("offer {at} of {from} to {to}: {commands} commands{established}")
     }
 
     fn append(&mut self, append: &Append) -> String {
@@ -216,6 +266,13 @@ impl Names {
                 format!("s{} from {} {commands}", batch.session.0, batch.first)
             }
             Payload::SnapshotPoint => "snapshot point".to_owned(),
+            Payload::Frozen { to } => format!("frozen for {}", self.incarnation(Some(to))),
+            Payload::Decided { offer } => format!("decided on {}", self.offer(offer)),
+            Payload::Sealed { into, offer } => {
+                let into = self.incarnation(Some(into));
+                format!("sealed into {into} by offer {}", position(*offer))
+            }
+            Payload::Thawed { offer } => format!("thawed of offer {}", position(*offer)),
         };
         format!("{} {payload}", position(entry.position()))
     }
@@ -267,6 +324,23 @@ impl Names {
             Event::Restored(index) => format!("restores {index}"),
             Event::Voting(true) => "votes".to_owned(),
             Event::Voting(false) => "votes no longer".to_owned(),
+            Event::Superseded(given_up) => {
+                let Superseded {
+                    version,
+                    into,
+                    commands,
+                    commands_in_all,
+                    state,
+                } = &**given_up;
+                let incarnation = self.incarnation(Some(&version.incarnation));
+                let into = self.incarnation(Some(into));
+                let state: Vec<_> = state.iter().map(text).collect();
+                let state = state.join(" ");
+                format!(
+                    "gives up {incarnation} at {} for {into}, with {commands} of {commands_in_all} commands: {state}",
+                    version.index
+                )
+            }
             other => format!("{other:?}"),
         }
     }
@@ -284,14 +358,24 @@ impl Names {
             CallOutcome::GivenUp => "given up".to_owned(),
             CallOutcome::Rejected(rejection) => format!("rejected: {rejection}"),
             CallOutcome::Unknown => "unknown".to_owned(),
+            CallOutcome::Superseded { incarnation, into } => format!(
+                "superseded: {} was given up for {}",
+                self.incarnation(Some(incarnation)),
+                self.incarnation(Some(into))
+            ),
         }
     }
 
     /// Where a member stands.
     pub(crate) fn status(&mut self, status: &Status<'_>) -> String {
         let incarnation = self.incarnation(status.incarnation.as_ref());
+        let phase = match status.phase {
+            Phase::Open => "",
+            Phase::Frozen(_) => " (frozen)",
+            Phase::Sealed(_) => " (sealed)",
+        };
         format!(
-            "{} {:?} of {incarnation} in t{}, follows {}, last {}, commit {}, applied {}, kept from {}, voters {}",
+            "{} {:?} of {incarnation}{phase} in t{}, follows {}, last {}, commit {}, applied {}, kept from {}, voters {}",
             self.member(&status.me),
             status.role,
             status.term,

@@ -7,9 +7,10 @@ use rand_chacha::rand_core::SeedableRng;
 use smalti_core::id::{Digest, GroupId, Instance, PeerId};
 use smalti_core::protocol::Machine as _;
 use smalti_core::protocol::raft::{
-    AppendOutcome, CallId, Config, Entry, Envelope, FoundingRule, HardState, Identity, Incarnation,
-    Index, Input, LeadershipPreference, Member, Message, Output, Raft, ReadId, Run, StopReason,
-    StorageClass, StorageError, StoreImage, Verdict, Version, Write, WriteId,
+    AppendOutcome, CallId, Config, Configuration, Entry, Envelope, Event, FoundingRule, HardState,
+    Identity, Incarnation, Index, Input, LeadershipPreference, Member, Message, Output, Raft,
+    ReadId, Run, StopReason, StorageClass, StorageError, StoreImage, Verdict, Version, Write,
+    WriteId,
 };
 use smalti_core::time::{Duration, Instant};
 
@@ -53,6 +54,8 @@ pub(super) struct Node {
     lives: u8,
     has_left: bool,
     seen: Seen,
+    /// The voters in force when it was last looked at.
+    configuration: Configuration,
     calls: BTreeSet<CallId>,
     /// Each with what had been acknowledged when it was asked for.
     reads: BTreeMap<ReadId, BTreeMap<Incarnation, Index>>,
@@ -176,6 +179,7 @@ impl Group {
         );
         node.machine = Some(machine);
         node.seen = Seen::default();
+        node.configuration = Configuration::default();
         self.drain(number);
     }
 
@@ -347,7 +351,10 @@ impl Group {
                         "writes are numbered without gaps"
                     );
                     node.last_write = id;
-                    node.writes.push_back((id, write));
+                    node.writes.push_back((id, *write));
+                }
+                Output::Event(Event::Superseded(given_up)) if self.setup.rules.is_honest => {
+                    self.ledger.superseded(&given_up);
                 }
                 Output::Event(_) => {}
                 Output::Completed(call, outcome) => {
@@ -465,27 +472,26 @@ impl Group {
             return;
         }
         let newest = self.ledger.step(machine, &mut node.seen);
+        // A change of voters may follow in the step that commits, which was counted among those before.
+        let after = machine.status().configuration.clone();
+        let before = std::mem::replace(&mut node.configuration, after.clone());
         if let Some(newest) = newest
             && self.is_durable()
         {
-            self.check_majority(number, &newest);
+            assert!(
+                [before, after].iter().any(|it| self.is_held(it, &newest)),
+                "{number} commits {newest:?}, which no majority of the voters has on disk"
+            );
         }
     }
 
-    /// What a leader commits is on the disks of a majority.
-    fn check_majority(&self, leader: usize, entry: &Entry) {
-        let Some(machine) = &self.nodes[leader].machine else {
-            return;
-        };
-        let configuration = machine.status().configuration;
+    /// Whether a majority of the voters has the entry on disk.
+    fn is_held(&self, configuration: &Configuration, entry: &Entry) -> bool {
         let voters = configuration.voters.iter();
         let holders = voters
             .filter(|voter| self.nodes[node_of(&voter.peer)].has_on_disk(voter, entry))
             .count();
-        assert!(
-            holders >= configuration.majority(),
-            "{leader} commits {entry:?}, which {holders} voters have on disk"
-        );
+        !configuration.voters.is_empty() && holders >= configuration.majority()
     }
 
     fn read_ready(&mut self, number: usize, read: ReadId, version: Version) {
@@ -518,6 +524,7 @@ const NOTHING: HardState = HardState {
     incarnation: None,
     term: smalti_core::protocol::raft::Term::ZERO,
     vote: None,
+    seals: [None; 4],
 };
 
 #[cfg(test)]

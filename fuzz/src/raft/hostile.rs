@@ -6,7 +6,8 @@ use smalti_core::id::{Digest, GroupId, Instance};
 use smalti_core::protocol::raft::{
     Append, AppendOutcome, AppendReply, Batch, Candidacy, Charter, Commands, CommandsBuilder,
     Configuration, Entry, Envelope, Hello, Incarnation, Index, LeadershipPreference, Manifest,
-    Member, Message, Owner, Payload, Position, Run, Sequence, SessionId, Status, Term, Verdict,
+    Meeting, Member, Message, Offer, Owner, Payload, Position, Run, Seal, Sequence, SessionId,
+    Status, Term, Verdict, Weight,
 };
 use smalti_core::wire::{decode, encode};
 
@@ -261,7 +262,7 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
                 return founding;
             }
         }
-        match self.script.below(8) {
+        match self.script.below(12) {
             0 => Payload::Founding(Box::new(self.charter())),
             1 => Payload::Configuration(self.configuration()),
             2 => Payload::Open(Owner {
@@ -273,6 +274,19 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             }),
             3..=5 => Payload::Commands(self.batch()),
             6 => Payload::SnapshotPoint,
+            7 => Payload::Frozen {
+                to: self.incarnation(),
+            },
+            8 => Payload::Decided {
+                offer: self.offer(),
+            },
+            9 => Payload::Sealed {
+                into: self.incarnation(),
+                offer: self.position(),
+            },
+            10 => Payload::Thawed {
+                offer: self.position(),
+            },
             _ => Payload::Blank,
         }
     }
@@ -316,7 +330,48 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
                 1 => Some(self.incarnation()),
                 _ => None,
             },
+            sealed: self.chance(16).then(|| self.seal()),
             commit: self.index(),
+        }
+    }
+
+    fn known_incarnation(&mut self) -> Incarnation {
+        let ours = self.status.incarnation.filter(|_| self.chance(2));
+        ours.unwrap_or_else(|| self.incarnation())
+    }
+
+    fn offer(&mut self) -> Offer {
+        Offer {
+            from: self.known_incarnation(),
+            to: self.known_incarnation(),
+            at: self.position(),
+            weight: Weight {
+                is_established: self.chance(2),
+                commands: self.number(3),
+            },
+        }
+    }
+
+    fn seal(&mut self) -> Seal {
+        Seal {
+            incarnation: self.known_incarnation(),
+            into: self.known_incarnation(),
+            at: self.position(),
+            commands: self.number(3),
+        }
+    }
+
+    fn meeting(&mut self) -> Meeting {
+        match self.script.below(4) {
+            0 => Meeting::Greet,
+            1 => Meeting::Ready,
+            2 => Meeting::Offer(self.offer()),
+            _ => Meeting::Decided {
+                from: self.known_incarnation(),
+                by: self.known_incarnation(),
+                offer: self.position(),
+                absorbs: self.chance(2),
+            },
         }
     }
 
@@ -492,10 +547,10 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             Message::FetchChunk { position, number } => self.chunk(*position, *number),
             Message::Invite { round, .. } => Message::Promise { round: *round },
             Message::Promise { .. } => Message::Founding(Box::new(self.charter())),
-            Message::Hello(hello) => Message::Hello(Hello {
+            Message::Hello(hello) => Message::Hello(Box::new(Hello {
                 pong: hello.ping,
                 ..self.hello()
-            }),
+            })),
             Message::VoteReply { .. }
             | Message::AppendReply(_)
             | Message::TimeoutNow { .. }
@@ -506,14 +561,15 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             | Message::Gone { .. }
             | Message::Manifest(_)
             | Message::Chunk { .. }
-            | Message::Founding(_) => return None,
+            | Message::Founding(_)
+            | Message::Meeting(_) => return None,
         };
         Some(answer)
     }
 
     fn message(&mut self) -> Message {
-        match self.script.below(24) {
-            0 => Message::Hello(self.hello()),
+        match self.script.below(25) {
+            0 => Message::Hello(Box::new(self.hello())),
             1 => Message::PreVote(self.candidacy()),
             2 => Message::RequestVote(self.candidacy()),
             3 => {
@@ -553,6 +609,7 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
                 voters: self.members(),
             },
             22 => Message::Founding(Box::new(self.charter())),
+            23 => Message::Meeting(self.meeting()),
             _ => Message::NotLeader {
                 term: self.term(),
                 leader: Some(self.member()),

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use smalti_core::protocol::Machine as _;
 use smalti_core::protocol::raft::{
-    CallOutcome, Entry, Incarnation, Index, Member, Raft, Role, Term, Version,
+    CallOutcome, Entry, Incarnation, Index, Member, Phase, Raft, Role, Seal, Superseded, Term,
+    Version,
 };
 
 use super::registers::Registers;
@@ -34,6 +35,8 @@ struct Life {
     effects: BTreeMap<u32, (Index, Bytes)>,
     /// The highest index of which an acknowledgement was seen.
     acked: Index,
+    /// The end of it, once a member has applied that.
+    seal: Option<Seal>,
 }
 
 /// An entry that some member has reported as committed.
@@ -76,6 +79,9 @@ impl Ledger {
             };
         }
         assert!(status.term >= seen.term, "the term of {} falls", status.me);
+        if let Some(seal) = status.phase.seal() {
+            self.sealed(seal);
+        }
         let mut newest = None;
         if let Some(incarnation) = status.incarnation {
             let life = self.lives.entry(incarnation).or_default();
@@ -88,6 +94,28 @@ impl Ledger {
         seen.commit = status.commit;
         seen.applied = status.applied;
         newest.filter(|_| status.role == Role::Leader)
+    }
+
+    /// A member has applied the end of its incarnation.
+    fn sealed(&mut self, seal: Seal) {
+        let life = self.lives.entry(seal.incarnation).or_default();
+        let first = *life.seal.get_or_insert(seal);
+        assert!(first == seal, "{first:?}, and {seal:?}");
+        let mut end = seal.into;
+        while let Some(next) = self.lives.get(&end).and_then(|life| life.seal) {
+            assert!(next.into != seal.into, "{seal:?}, and {next:?}: a circle");
+            end = next.into;
+        }
+    }
+
+    /// A member has given up an incarnation.
+    pub(super) fn superseded(&self, given_up: &Superseded) {
+        let life = self.lives.get(&given_up.version.incarnation);
+        let commands = life.map_or(0, |life| life.effects.len() as u64);
+        assert!(
+            life.is_none_or(|life| life.seal.is_none() || commands <= given_up.commands_in_all),
+            "{given_up:?}, and {commands} commands were applied"
+        );
     }
 
     /// A member says that it votes.
@@ -119,7 +147,9 @@ impl Ledger {
                 life.acked = life.acked.max(version.index);
             }
             CallOutcome::GivenUp | CallOutcome::Rejected(_) => self.never.push(command),
-            CallOutcome::OutputLost { .. } | CallOutcome::Unknown => {}
+            CallOutcome::OutputLost { .. }
+            | CallOutcome::Unknown
+            | CallOutcome::Superseded { .. } => {}
         }
     }
 
@@ -132,6 +162,10 @@ impl Ledger {
     /// A read is answered; `acked` is what had been acknowledged when it was asked for.
     pub(super) fn read(machine: &Machine, version: Version, acked: &BTreeMap<Incarnation, Index>) {
         let status = machine.status();
+        assert!(
+            status.phase == Phase::Open,
+            "a read is answered in {status:?}"
+        );
         assert!(
             status.incarnation == Some(version.incarnation) && status.applied >= version.index,
             "a read is answered at {version:?} in {status:?}"

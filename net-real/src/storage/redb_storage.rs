@@ -11,7 +11,7 @@ use smalti_core::id::{GroupId, SecretKey};
 use smalti_core::protocol::raft::{
     Entry, Index, Manifest, Outline, Payload, Recovered, Snapshot, Storage, StorageError, Write,
 };
-use smalti_core::runtime::Disk;
+use smalti_core::runtime::{Disk, OpenStore};
 
 use super::engine::Engine;
 use super::file::StoreFile;
@@ -251,6 +251,15 @@ impl Storage for RedbStorage {
             }
             Ok(())
         })
+    }
+}
+
+impl From<RedbStorage> for OpenStore {
+    fn from(store: RedbStorage) -> Self {
+        Self {
+            secret_key: store.secret_key.clone(),
+            storage: Box::new(store),
+        }
     }
 }
 

@@ -169,6 +169,34 @@ impl Control {
         }
     }
 
+    /// The next time that the disks of the hosts are to make something durable, they fail.
+    pub fn fail_sync(&self, hosts: impl HostNames) {
+        self.nodes(hosts)
+            .into_iter()
+            .for_each(|node| self.ask(Fault::FailSync(node)));
+    }
+
+    /// The disks of the hosts take so many times as long from now on; 1 is their own pace.
+    pub fn slow_disk(&self, hosts: impl HostNames, times: u32) {
+        self.nodes(hosts)
+            .into_iter()
+            .for_each(|node| self.ask(Fault::SlowDisk(node, times)));
+    }
+
+    /// The disks of the hosts are full.
+    pub fn fill_disk(&self, hosts: impl HostNames) {
+        self.nodes(hosts)
+            .into_iter()
+            .for_each(|node| self.ask(Fault::FillDisk(node)));
+    }
+
+    /// There is space on the disks of the hosts again.
+    pub fn free_disk(&self, hosts: impl HostNames) {
+        self.nodes(hosts)
+            .into_iter()
+            .for_each(|node| self.ask(Fault::FreeDisk(node)));
+    }
+
     /// Lets any fault strike.
     pub fn strike(&self, fault: Fault) {
         self.ask(fault);

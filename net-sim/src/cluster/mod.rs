@@ -39,6 +39,7 @@ mod runtime;
 mod simulation;
 mod socket;
 mod state;
+mod stores;
 #[cfg(test)]
 mod tests;
 mod transport;

@@ -15,6 +15,7 @@ use super::runtime::{HostTask, SimRuntime};
 use super::simulation::{App, AppResult, LocalFuture, Simulation};
 use super::state::{HostState, Life, Run, RunState, address_of};
 use crate::NodeIndex;
+use crate::disk::SimDisk;
 use crate::faults::{Fault, FaultEvent, FaultLayer, LinkFaults};
 use crate::rng::Streams;
 use crate::time::{EPOCH, SimTime};
@@ -56,7 +57,7 @@ impl<'a> Running<'a> {
         let host_states = simulation
             .hosts
             .iter()
-            .map(|host| HostState::new(host.name.clone(), host.awaited))
+            .map(|host| HostState::new(host.name.clone(), host.awaited, &streams))
             .collect();
         let run = Run::new(RunState {
             now: SimTime::ZERO,
@@ -289,9 +290,15 @@ impl<'a> Running<'a> {
             | Fault::RepairAll
             | Fault::Links(_)
             | Fault::Path(..) => {}
-            // Hosts have no disk.
-            Fault::FailSync(_) | Fault::SlowDisk(..) | Fault::FillDisk(_) | Fault::FreeDisk(_) => {}
+            Fault::FailSync(node) => self.disk(node).fail_next_sync(),
+            Fault::SlowDisk(node, times) => self.disk(node).slow_down(times),
+            Fault::FillDisk(node) => self.disk(node).set_full(true),
+            Fault::FreeDisk(node) => self.disk(node).set_full(false),
         }
+    }
+
+    fn disk(&self, node: NodeIndex) -> SimDisk {
+        self.run.lock().host(node).disk.disk().clone()
     }
 
     /// First the fence, then the end: destructors run, and nothing that they do takes effect.
@@ -308,6 +315,7 @@ impl<'a> Running<'a> {
             )
         };
         if was_up {
+            self.run.lock().host(node).disk.crash();
             self.turmoil.crash(&*name);
         }
     }

@@ -1,17 +1,22 @@
 //! The runtime of a simulated host.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use smalti_core::id::SecretKey;
+use smalti_core::protocol::raft::StorageError;
 use smalti_core::runtime::{
-    BindError, BoxFuture, Clock, Endpoint, EndpointConfig, Entropy, Spawner, Transport,
+    BindError, BoxFuture, Clock, Endpoint, EndpointConfig, Entropy, OpenStore, Spawner, Stores,
+    Transport,
 };
 use smalti_core::time::{Instant, WallTime};
+use tokio::sync::oneshot;
 
 use super::state::{Life, Run};
-use super::transport;
+use super::{stores, transport};
 use crate::time::SimTime;
 use crate::trace::{EventKind, digest};
 
@@ -108,6 +113,66 @@ impl Spawner for SimRuntime {
             life: self.life,
             task,
         });
+    }
+
+    fn blocking(
+        &self,
+        name: &'static str,
+        work: Box<dyn FnOnce() + Send>,
+    ) -> BoxFuture<'static, ()> {
+        let (run, life) = (self.run.clone(), self.life);
+        let disk = {
+            let state = run.lock();
+            if !state.is_live(life) {
+                return Box::pin(std::future::pending());
+            }
+            state.host(life.node).disk.disk().clone()
+        };
+        work();
+        let (counts, cost) = (disk.counts(), disk.take_cost());
+        {
+            let mut state = run.lock();
+            let now = state.sim_time(life);
+            let text = format!("{name}: {counts:?}, {cost:?}");
+            state
+                .trace
+                .record(now, life.node, EventKind::Disk, digest(&text), || text);
+        }
+        let (sender, done) = oneshot::channel();
+        let wait = async move {
+            if !cost.is_zero() {
+                sleep(cost).await;
+            }
+            run.lock().host(life.node).disk.end_syncs(counts.changes());
+            // Where nobody waits for it, it has ended all the same.
+            let _ = sender.send(());
+        };
+        self.spawn("disk", Box::pin(wait));
+        Box::pin(async move {
+            // The host has crashed where the other end is gone.
+            if done.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+}
+
+impl Stores for SimRuntime {
+    fn open_store(
+        &self,
+        directory: PathBuf,
+        given: Option<SecretKey>,
+    ) -> BoxFuture<'_, Result<OpenStore, StorageError>> {
+        let (run, life) = (self.run.clone(), self.life);
+        let (sender, mut opened) = oneshot::channel();
+        let work = move || {
+            // Where nobody waits any more, the store is closed again.
+            let _ = sender.send(stores::open(&run, life, &directory, given));
+        };
+        Box::pin(async move {
+            self.blocking("open the store", Box::new(work)).await;
+            opened.try_recv().unwrap_or(Err(StorageError::Closed))
+        })
     }
 }
 

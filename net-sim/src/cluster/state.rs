@@ -7,7 +7,9 @@ use std::task::Waker;
 
 use smalti_core::time::Instant;
 
+use super::stores::HostDisk;
 use crate::NodeIndex;
+use crate::disk::SimDisk;
 use crate::faults::{Fault, FaultEvent, FaultLayer};
 use crate::rng::Streams;
 use crate::time::{NodeClock, SimTime};
@@ -44,6 +46,7 @@ pub(super) struct HostState {
     pub(super) paused: bool,
     pub(super) waiting_for_resume: Vec<Waker>,
     pub(super) clock: NodeClock,
+    pub(super) disk: HostDisk,
     pub(super) executor: Option<tokio::runtime::Id>,
     /// Whether the run waits for its application to end.
     pub(super) awaited: bool,
@@ -53,8 +56,10 @@ pub(super) struct HostState {
 }
 
 impl HostState {
-    pub(super) fn new(name: Arc<str>, awaited: bool) -> Self {
+    pub(super) fn new(name: Arc<str>, awaited: bool, streams: &Streams) -> Self {
+        let of_host = streams.branch(&format!("host {name}"));
         Self {
+            disk: HostDisk::new(SimDisk::with_pending_syncs(&of_host)),
             name,
             life: 0,
             fenced: false,

@@ -4,6 +4,9 @@ use rand::Rng;
 
 use crate::rng::{MILLION, below, chance};
 
+/// The place of an operation among all that have changed a disk.
+pub(crate) type Place = u64;
+
 /// A change that no sync has made durable.
 #[derive(Clone, Debug)]
 enum Change {
@@ -18,7 +21,9 @@ pub(super) struct FileState {
     /// Durable bytes and changes: what reads return.
     seen: Vec<u8>,
     /// In the order in which they were made.
-    changes: Vec<Change>,
+    changes: Vec<(Place, Change)>,
+    /// Syncs that are not known to have ended, and how many of the changes each covers.
+    syncs: Vec<(Place, usize)>,
 }
 
 /// Which changes survive a crash.
@@ -35,6 +40,7 @@ impl FileState {
             seen: contents.clone(),
             durable: contents,
             changes: Vec::new(),
+            syncs: Vec::new(),
         }
     }
 
@@ -50,33 +56,48 @@ impl FileState {
         &self.seen
     }
 
-    pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) {
+    pub(super) fn write(&mut self, place: Place, offset: u64, bytes: &[u8]) {
         put(&mut self.seen, offset, bytes);
-        self.changes.push(Change::Write {
-            offset,
-            bytes: bytes.to_vec(),
-        });
+        let bytes = bytes.to_vec();
+        self.changes.push((place, Change::Write { offset, bytes }));
     }
 
-    pub(super) fn set_len(&mut self, len: u64) {
+    pub(super) fn set_len(&mut self, place: Place, len: u64) {
         self.seen.resize(len as usize, 0);
-        self.changes.push(Change::Length(len));
+        self.changes.push((place, Change::Length(len)));
     }
 
-    pub(super) fn sync(&mut self) {
-        for change in std::mem::take(&mut self.changes) {
+    /// All changes are durable once this sync has [ended](Self::end_syncs).
+    pub(super) fn sync(&mut self, place: Place) {
+        self.syncs.push((place, self.changes.len()));
+    }
+
+    /// The syncs up to this place have ended.
+    pub(super) fn end_syncs(&mut self, through: Place) {
+        let ended = self.syncs.partition_point(|(place, _)| *place <= through);
+        let Some((_, covered)) = self.syncs.drain(..ended).next_back() else {
+            return;
+        };
+        for (_, change) in self.changes.drain(..covered) {
             change.carry_out(&mut self.durable);
+        }
+        for (_, covers) in &mut self.syncs {
+            *covers -= covered;
         }
     }
 
     /// A sync that fails: some of the changes become durable, the others never will.
     pub(super) fn fail_sync(&mut self, rng: &mut impl Rng, sector_len: u32) {
-        let changes = std::mem::take(&mut self.changes);
+        let changes = self.changes.drain(..).map(|(_, change)| change).collect();
         survive(&mut self.durable, changes, rng, sector_len);
     }
 
-    pub(super) fn crash(&mut self, rng: &mut impl Rng, sector_len: u32) {
-        let changes = std::mem::take(&mut self.changes);
+    /// The power goes off when all up to this place had been asked for, and nothing after it.
+    pub(super) fn crash(&mut self, at: Place, rng: &mut impl Rng, sector_len: u32) {
+        self.end_syncs(at);
+        self.syncs.clear();
+        let changes = self.changes.drain(..).filter(|(place, _)| *place <= at);
+        let changes = changes.map(|(_, change)| change).collect();
         survive(&mut self.durable, changes, rng, sector_len);
         self.seen.clone_from(&self.durable);
     }

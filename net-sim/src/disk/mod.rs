@@ -5,6 +5,10 @@
 //! rest what chance lets through: any subset of sectors, a prefix with its last write torn, all or nothing.
 //! Directory operations are durable once they have returned, as the trait demands.
 //!
+//! All calls are done at once, and cost simulated time. Where the caller [waits](SimDisk::take_cost) for
+//! that time and a crash comes before it is over, the crash falls between any two of the calls: a disk of
+//! [`SimDisk::with_pending_syncs`] takes a sync for durable once its caller has said that it has seen its end.
+//!
 //! What may go wrong, beside crashes, is in [`DiskFaults`]. A sync that fails leaves an unknown part durable
 //! and forgets the rest, as Linux does: reads go on returning it and the next sync succeeds, yet it is gone
 //! after a crash (Rebello et al., Can Applications Recover from fsync Failures?, ATC 2020).
@@ -14,7 +18,7 @@ mod mount;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,6 +26,8 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 
 pub use self::mount::Mount;
+
+pub(crate) use self::file::Place;
 
 use self::file::FileState;
 use crate::rng::{self, Streams};
@@ -117,6 +123,18 @@ struct State {
     life: u64,
     /// So many changes are carried out before the power goes off.
     power_for: Option<u64>,
+    /// The next sync fails.
+    fails_next_sync: bool,
+    /// No file may grow.
+    is_full: bool,
+    /// All takes so many times as long.
+    slowdown: u32,
+    /// Whether a sync is over when it returns; else when [`SimDisk::end_syncs`] says so.
+    syncs_end_at_once: bool,
+    /// Up to this place all syncs have ended.
+    ended: Place,
+    /// The directories that somebody has open.
+    held: BTreeSet<String>,
     /// Which of the pending writes survive, and what fails.
     rng: ChaCha8Rng,
     slowness: ChaCha8Rng,
@@ -133,20 +151,63 @@ impl SimDisk {
             cost: Duration::ZERO,
             life: 0,
             power_for: None,
+            fails_next_sync: false,
+            is_full: false,
+            slowdown: 1,
+            syncs_end_at_once: true,
+            ended: 0,
+            held: BTreeSet::new(),
             rng: streams.stream("disk/faults"),
             slowness: streams.stream("disk/slowness"),
         })))
     }
 
+    /// The same, where a sync counts only once [`end_syncs`](Self::end_syncs) says that it has ended.
+    pub(crate) fn with_pending_syncs(streams: &Streams) -> Self {
+        let disk = Self::new(streams);
+        disk.lock().syncs_end_at_once = false;
+        disk
+    }
+
     /// The disk as the present life of the host sees it.
     #[must_use]
     pub fn mount(&self) -> Arc<Mount> {
-        Arc::new(Mount::new(self.clone(), self.lock().life))
+        Arc::new(Mount::new(self.clone(), self.lock().life, None))
+    }
+
+    /// A directory of the disk, as the present life of the host sees it: what is called `NAME` there is called
+    /// `DIRECTORY/NAME` on the disk. `None` where a mount of it, in this life, is not dropped yet.
+    #[must_use]
+    pub fn mount_directory(&self, directory: &str) -> Option<Arc<Mount>> {
+        let life = {
+            let mut state = self.lock();
+            if !state.held.insert(directory.to_owned()) {
+                return None;
+            }
+            state.life
+        };
+        let directory = Some(directory.to_owned());
+        Some(Arc::new(Mount::new(self.clone(), life, directory)))
     }
 
     /// Sets what goes wrong from now on.
     pub fn set_faults(&self, faults: DiskFaults) {
         self.lock().faults = faults;
+    }
+
+    /// Lets the next sync fail.
+    pub fn fail_next_sync(&self) {
+        self.lock().fails_next_sync = true;
+    }
+
+    /// Lets all take so many times as long from now on; 1, or 0, is the disk's own pace.
+    pub fn slow_down(&self, times: u32) {
+        self.lock().slowdown = times.max(1);
+    }
+
+    /// Whether the disk is full from now on: no file may grow then.
+    pub fn set_full(&self, is_full: bool) {
+        self.lock().is_full = is_full;
     }
 
     /// Lets the power go off after so many more [changes](DiskCounts::changes): each one after them fails
@@ -158,14 +219,40 @@ impl SimDisk {
     /// The host crashes with its power: its mount does nothing from now on, and of what was not synced some
     /// survives.
     pub fn crash(&self) {
+        self.crash_somewhere();
+    }
+
+    /// As [`crash`](Self::crash). Gives the place of the last change that had been asked for when the power
+    /// went off: any of those whose callers have not seen that they ended.
+    pub(crate) fn crash_somewhere(&self) -> Place {
         let mut state = self.lock();
         let State {
-            files, rng, faults, ..
+            files,
+            rng,
+            faults,
+            counts,
+            ended,
+            syncs_end_at_once,
+            ..
         } = &mut *state;
+        let last = counts.changes();
+        let pending = last - *ended;
+        let at = if *syncs_end_at_once || pending == 0 {
+            last
+        } else {
+            *ended + rng::below(rng, pending + 1)
+        };
         for file in files.values() {
-            lock(file).crash(rng, faults.sector_len);
+            lock(file).crash(at, rng, faults.sector_len);
         }
+        *ended = last;
         state.end_life();
+        at
+    }
+
+    /// The callers have seen the end of all syncs up to this place.
+    pub(crate) fn end_syncs(&self, through: Place) {
+        self.lock().end_syncs(through);
     }
 
     /// The process dies and the machine stays up: its mount does nothing from now on, and all that was
@@ -226,6 +313,11 @@ impl SimDisk {
         std::mem::take(&mut self.lock().cost)
     }
 
+    /// A number below `bound`, from the stream of the disk's faults.
+    pub(crate) fn draw_below(&self, bound: u64) -> u64 {
+        rng::below(&mut self.lock().rng, bound)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.0)
     }
@@ -233,7 +325,7 @@ impl SimDisk {
 
 /// What is asked of a disk, for its faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operation {
+pub(crate) enum Operation {
     Read,
     Write { bytes: u64 },
     Directory,
@@ -244,6 +336,25 @@ impl State {
     fn end_life(&mut self) {
         self.life += 1;
         self.power_for = None;
+        self.fails_next_sync = false;
+        self.held.clear();
+    }
+
+    /// The place of the operation that has just [begun](Self::begin).
+    const fn place(&self) -> Place {
+        self.counts.changes()
+    }
+
+    fn end_syncs(&mut self, through: Place) {
+        self.ended = self.ended.max(through);
+        for file in self.files.values() {
+            lock(file).end_syncs(self.ended);
+        }
+    }
+
+    /// What has been synced so far is durable: what comes next is so when it returns.
+    fn end_all_syncs(&mut self) {
+        self.end_syncs(self.place());
     }
 
     /// Whether a mount of `life` may do `operation` now; counts it and what it costs. Errors that belong to
@@ -271,7 +382,8 @@ impl State {
                 (self.faults.sync_error_ppm, self.faults.sync)
             }
         };
-        self.cost += rng::between(&mut self.slowness, range.0, range.1);
+        let cost = rng::between(&mut self.slowness, range.0, range.1);
+        self.cost = self.cost.saturating_add(cost * self.slowdown);
         if operation != Operation::Read
             && let Some(left) = &mut self.power_for
         {
@@ -280,11 +392,16 @@ impl State {
                 None => return Err(io::Error::other("the power is off")),
             }
         }
-        Ok(rng::chance(&mut self.rng, ppm))
+        let fails = rng::chance(&mut self.rng, ppm);
+        let is_to_fail = operation == Operation::Sync && std::mem::take(&mut self.fails_next_sync);
+        Ok(fails || is_to_fail)
     }
 
     /// Whether a file may grow by so many bytes.
     fn make_room(&self, growth: u64) -> io::Result<()> {
+        if self.is_full && growth > 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let Some(capacity) = self.faults.capacity_bytes else {
             return Ok(());
         };

@@ -8,19 +8,66 @@ use std::sync::{Arc, Mutex};
 use smalti_core::runtime::{Disk, DiskFile};
 
 use super::file::FileState;
-use super::{Operation, SimDisk, lock, medium_error};
+use super::{Operation, Place, SimDisk, lock, medium_error};
 use crate::rng::below;
 
-/// One life's view of a [`SimDisk`]. Once the host has crashed, all that it is asked fails.
+/// One life's view of a [`SimDisk`], or of a directory of it. Once the host has crashed, all that it is asked
+/// fails.
 #[derive(Debug)]
 pub struct Mount {
     disk: SimDisk,
     life: u64,
+    directory: Option<String>,
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if let Some(directory) = &self.directory {
+            let mut state = self.disk.lock();
+            if state.life == self.life {
+                state.held.remove(directory);
+            }
+        }
+    }
 }
 
 impl Mount {
-    pub(super) const fn new(disk: SimDisk, life: u64) -> Self {
-        Self { disk, life }
+    pub(super) const fn new(disk: SimDisk, life: u64, directory: Option<String>) -> Self {
+        Self {
+            disk,
+            life,
+            directory,
+        }
+    }
+
+    /// Does `operation` for something that is no file, and gives its place. `Err` where the disk fails.
+    pub(crate) fn begin(&self, operation: Operation) -> io::Result<Place> {
+        let mut state = self.disk.lock();
+        let fails = state.begin(self.life, operation)?;
+        if let Operation::Write { bytes } = operation {
+            state.make_room(bytes)?;
+        }
+        if fails {
+            return Err(medium_error());
+        }
+        Ok(state.place())
+    }
+
+    /// Whether the host has not crashed since.
+    pub(crate) fn is_live(&self) -> bool {
+        self.disk.lock().life == self.life
+    }
+
+    pub(crate) const fn disk(&self) -> &SimDisk {
+        &self.disk
+    }
+
+    /// What the disk calls the file `name`.
+    fn path(&self, name: &str) -> String {
+        match &self.directory {
+            Some(directory) => format!("{directory}/{name}"),
+            None => name.to_owned(),
+        }
     }
 
     fn file(&self, state: &Arc<Mutex<FileState>>) -> Arc<dyn DiskFile> {
@@ -37,6 +84,7 @@ impl Mount {
         if state.begin(self.life, Operation::Directory)? {
             return Err(medium_error());
         }
+        state.end_all_syncs();
         change(&mut state)
     }
 }
@@ -47,14 +95,14 @@ impl Disk for Mount {
         if state.begin(self.life, Operation::Read)? {
             return Err(medium_error());
         }
-        let found = state.files.get(name);
+        let found = state.files.get(&self.path(name));
         found
             .map(|file| self.file(file))
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        self.change(|state| match state.files.entry(name.to_owned()) {
+        self.change(|state| match state.files.entry(self.path(name)) {
             Entry::Vacant(vacant) => Ok(self.file(vacant.insert(Arc::default()))),
             Entry::Occupied(_) => Err(io::ErrorKind::AlreadyExists.into()),
         })
@@ -62,15 +110,16 @@ impl Disk for Mount {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.change(|state| {
-            let file = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
-            state.files.insert(to.to_owned(), file);
+            let file = state.files.remove(&self.path(from));
+            let file = file.ok_or(io::ErrorKind::NotFound)?;
+            state.files.insert(self.path(to), file);
             Ok(())
         })
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.change(|state| {
-            let removed = state.files.remove(name);
+            let removed = state.files.remove(&self.path(name));
             removed
                 .map(drop)
                 .ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -82,11 +131,18 @@ impl Disk for Mount {
         if state.begin(self.life, Operation::Read)? {
             return Err(medium_error());
         }
-        Ok(state.files.keys().cloned().collect())
+        let directory = self.path("");
+        let names = state.files.keys();
+        let names = names.filter_map(|path| path.strip_prefix(&directory));
+        let names = names.filter(|name| !name.contains('/'));
+        Ok(names.map(str::to_owned).collect())
     }
 
     fn describe(&self) -> String {
-        "the simulated disk".to_owned()
+        match &self.directory {
+            Some(directory) => format!("{directory} on the simulated disk"),
+            None => "the simulated disk".to_owned(),
+        }
     }
 }
 
@@ -124,13 +180,13 @@ impl DiskFile for MountedFile {
         let fails = disk.begin(self.life, Operation::Write { bytes: len })?;
         let before = lock(&self.state).len();
         disk.make_room(end.saturating_sub(before))?;
-        let mut file = lock(&self.state);
+        let (place, mut file) = (disk.place(), lock(&self.state));
         if fails {
             let written = below(&mut disk.rng, len) as usize;
-            file.write(offset, &bytes[..written]);
+            file.write(place, offset, &bytes[..written]);
             return Err(medium_error());
         }
-        file.write(offset, bytes);
+        file.write(place, offset, bytes);
         Ok(())
     }
 
@@ -141,7 +197,7 @@ impl DiskFile for MountedFile {
         }
         let before = lock(&self.state).len();
         disk.make_room(len.saturating_sub(before))?;
-        lock(&self.state).set_len(len);
+        lock(&self.state).set_len(disk.place(), len);
         Ok(())
     }
 
@@ -155,13 +211,16 @@ impl DiskFile for MountedFile {
     fn sync(&self) -> io::Result<()> {
         let mut disk = self.disk.lock();
         let fails = disk.begin(self.life, Operation::Sync)?;
-        let mut file = lock(&self.state);
         if fails {
+            disk.end_all_syncs();
             let sector_len = disk.faults.sector_len;
-            file.fail_sync(&mut disk.rng, sector_len);
+            lock(&self.state).fail_sync(&mut disk.rng, sector_len);
             return Err(medium_error());
         }
-        file.sync();
+        lock(&self.state).sync(disk.place());
+        if disk.syncs_end_at_once {
+            disk.end_all_syncs();
+        }
         Ok(())
     }
 }

@@ -233,3 +233,78 @@ fn a_seed_decides_what_survives() {
         assert_eq!(survivors(seed), survivors(seed));
     }
 }
+
+#[test]
+fn a_crash_before_syncs_have_ended_falls_between_any_two_changes() {
+    let outcomes: BTreeSet<_> = (0..200)
+        .map(|seed| {
+            let disk = SimDisk::with_pending_syncs(&Streams::new(seed));
+            let file = disk.mount().create(NAME).unwrap();
+            file.write_at(0, &[1; 2 * 512]).unwrap();
+            file.sync().unwrap();
+            disk.end_syncs(disk.counts().changes());
+            for sector in 0..2 {
+                file.write_at(sector * 512, &[2; 512]).unwrap();
+                file.sync().unwrap();
+            }
+            assert_eq!(sectors(&disk), [2, 2], "reads return it");
+            disk.crash();
+            sectors(&disk)
+        })
+        .collect();
+    let in_order = [[1, 1], [2, 1], [2, 2]];
+    assert_eq!(outcomes, in_order.map(Vec::from).into());
+}
+
+#[test]
+fn what_was_synced_before_a_name_was_given_is_durable_with_it() {
+    for seed in 0..50 {
+        let disk = SimDisk::with_pending_syncs(&Streams::new(seed));
+        let mount = disk.mount();
+        let file = mount.create("new").unwrap();
+        file.write_at(0, &[3; 512]).unwrap();
+        file.sync().unwrap();
+        mount.rename("new", NAME).unwrap();
+        disk.crash();
+        assert_eq!(sectors(&disk), [3]);
+    }
+}
+
+#[test]
+fn a_directory_is_open_once_and_has_names_of_its_own() {
+    let disk = disk(1);
+    let first = disk.mount_directory("one").unwrap();
+    first.create(NAME).unwrap().write_at(0, b"1").unwrap();
+    assert!(disk.mount_directory("one").is_none());
+    let second = disk.mount_directory("two").unwrap();
+    assert_eq!(second.list().unwrap(), [""; 0]);
+    assert_eq!(first.list().unwrap(), [NAME]);
+    assert_eq!(disk.contents("one/file").unwrap(), b"1");
+    drop(second);
+    assert!(disk.mount_directory("two").is_some());
+
+    disk.kill();
+    let next_life = disk.mount_directory("one").unwrap();
+    drop(first);
+    assert!(disk.mount_directory("one").is_none());
+    assert_eq!(next_life.list().unwrap(), [NAME]);
+}
+
+#[test]
+fn faults_are_switched_on_and_off() {
+    let disk = half_written(1);
+    let file = disk.mount().open(NAME).unwrap();
+    disk.fail_next_sync();
+    assert!(file.sync().is_err());
+    file.sync().unwrap();
+    disk.set_full(true);
+    let full = file.set_len(5 * 512).unwrap_err();
+    assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+    file.write_at(0, &[4; 512]).unwrap();
+    disk.set_full(false);
+    file.set_len(5 * 512).unwrap();
+    let _ = disk.take_cost();
+    disk.slow_down(1_000);
+    file.sync().unwrap();
+    assert!(disk.take_cost() >= Duration::from_millis(100));
+}

@@ -35,7 +35,7 @@ const OFFSET_MAX: Duration = Duration::from_secs(2);
 
 /// What a run finds out, shared by its script and its applications.
 #[derive(Clone, Default)]
-struct Findings(Rc<RefCell<Found>>);
+pub(crate) struct Findings(Rc<RefCell<Found>>);
 
 #[derive(Default)]
 struct Found {
@@ -45,22 +45,22 @@ struct Found {
 }
 
 impl Findings {
-    fn measure(&self, line: String) {
+    pub(crate) fn measure(&self, line: String) {
         self.0.borrow_mut().measured.push(line);
     }
 
-    fn reach(&self, state: &'static str) {
+    pub(crate) fn reach(&self, state: &'static str) {
         self.0.borrow_mut().coverage.reach(state);
     }
 
     /// Takes note of how the script has ended.
-    fn conclude(&self, result: Result<(), String>) {
+    pub(crate) fn conclude(&self, result: Result<(), String>) {
         self.0.borrow_mut().failure = result.err();
     }
 }
 
 /// Runs `simulation` and gathers what came of it.
-fn observe(
+pub(crate) fn observe(
     simulation: Simulation,
     drawn: Vec<String>,
     findings: &Findings,
@@ -85,12 +85,12 @@ fn observe(
 }
 
 /// What each host is called.
-fn name(host: usize) -> String {
+pub(crate) fn name(host: usize) -> String {
     format!("host-{host}")
 }
 
 /// Which faults there are, within what nodes tolerate of each other's clocks.
-fn draw_faults(streams: &Streams) -> FaultPlan {
+pub(crate) fn draw_faults(streams: &Streams) -> FaultPlan {
     let mut plan = FaultPlan::swarm(&mut streams.stream("plan"));
     plan.offset_max = plan.offset_max.min(OFFSET_MAX);
     // Jumps add up beyond that.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use smalti_core::protocol::raft::{
-    CallId, CallOutcome, Incarnation, Index, Input, ReadError, ReadId, Version,
+    CallId, CallOutcome, Incarnation, Index, Input, ReadError, ReadId, Rejection, Version,
 };
 use smalti_sim::NodeIndex;
 use smalti_sim::rng::{Streams, below, chance, exponential};
@@ -52,7 +52,7 @@ pub(super) enum End {
     OutputLost(SimTime),
     /// It was never applied.
     Never,
-    /// Nobody knows.
+    /// Nobody knows, or it was done to an incarnation that was given up.
     Unknown,
 }
 
@@ -277,7 +277,15 @@ impl Clients {
                 coverage.reach(rare::GAVE_UP);
                 End::Never
             }
+            CallOutcome::Rejected(Rejection::Frozen) => {
+                coverage.reach(rare::REFUSED_WHILE_FROZEN);
+                End::Never
+            }
             CallOutcome::Rejected(_) => End::Never,
+            CallOutcome::Superseded { .. } => {
+                coverage.reach(rare::CALL_SUPERSEDED);
+                End::Unknown
+            }
             CallOutcome::Unknown => {
                 if !stopped {
                     coverage.reach(rare::SESSION_LOST);
@@ -287,11 +295,11 @@ impl Clients {
         };
     }
 
-    /// A read shows `value`.
+    /// A read shows `value`, as of a version of an incarnation that was sealed by then, or not yet.
     pub(super) fn read_ready(
         &mut self,
         (node, id): (NodeIndex, ReadId),
-        version: Version,
+        (version, sealed_at): (Version, Option<SimTime>),
         value: impl Fn(u8) -> u64,
         leads: bool,
         now: SimTime,
@@ -308,6 +316,12 @@ impl Clients {
             "a stale read: {id:?} of {} shows the state at {}, and {floor} was acknowledged before it was asked",
             read.node,
             version.index
+        );
+        assert!(
+            sealed_at.is_none_or(|at| read.called <= at),
+            "a stale read: {id:?} of {} was asked after {} had been given up",
+            read.node,
+            version.incarnation
         );
         if read.led && !leads {
             coverage.reach(rare::READ_AFTER_LEADING);

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use smalti_core::id::{GroupId, PeerId};
 use smalti_core::protocol::raft::{
-    AppendOutcome, CallOutcome, Config, Entry, Envelope, Event, Identity, Incarnation, Input,
-    LeadershipPreference, Member, Message, Output, Payload, Raft, ReadError, Rejection, StopReason,
-    StorageError, Surroundings, Verdict,
+    AppendOutcome, CallOutcome, Config, Entry, Envelope, Event, FoundingRule, Identity,
+    Incarnation, Input, LeadershipPreference, Member, Message, Output, Payload, Raft, ReadError,
+    Rejection, StopReason, StorageClass, StorageError, Superseded, Surroundings, Verdict,
 };
 use smalti_core::unique_id;
 use smalti_sim::NodeIndex;
@@ -154,6 +154,7 @@ impl Cluster {
                 panic!("{call:?} was acknowledged, and nobody has applied it");
             }
         }
+        self.ledger.heavier_ones_stay();
         for life in lives {
             self.coverage.reach_times(rare::RESENT, life.resent());
         }
@@ -339,8 +340,37 @@ impl Cluster {
             Event::Voting(true) => self.coverage.reach(rare::PROMOTED),
             Event::Voting(false) => self.coverage.reach(rare::DEMOTED),
             Event::LeftFounding(_) => self.coverage.reach(rare::LEFT_FOUNDING),
+            Event::Superseded(given_up) => self.superseded(node, given_up),
             _ => {}
         }
+    }
+
+    fn superseded(&mut self, node: NodeIndex, given_up: &Superseded) {
+        let Superseded {
+            version,
+            commands,
+            commands_in_all,
+            ..
+        } = given_up;
+        self.coverage.reach(rare::SUPERSEDED);
+        if *commands > 0 {
+            self.coverage.reach(rare::SUPERSEDED_WITH_DATA);
+        }
+        if commands < commands_in_all {
+            self.coverage.reach(rare::SUPERSEDED_EARLY);
+        }
+        // With more than half of all members that there will ever be, and none that forgets what it has
+        // accepted, two foundings never both acknowledge.
+        let is_one = match self.setup.config.founding {
+            FoundingRule::Any => false,
+            FoundingRule::Expect(expected) => 2 * expected > self.setup.nodes,
+        };
+        assert!(
+            !is_one || self.setup.config.storage == StorageClass::Volatile || *commands_in_all == 0,
+            "{node} gives up {version:?} with {commands_in_all} commands, and {:?} were expected of {}",
+            self.setup.config.founding,
+            self.setup.nodes
+        );
     }
 
     fn stopped(&mut self, node: NodeIndex, reason: &StopReason) {
@@ -449,7 +479,7 @@ impl Environment<Driven> for Cluster {
                     let place = self.ledger.place(manifest.incarnation);
                     self.ledger.life(place).snapshot(manifest);
                 }
-                let progress = self.disks[number].write(id, write);
+                let progress = self.disks[number].write(id, *write);
                 self.disk_progress(node, progress, ctx);
             }
             Output::Event(event) => self.event_of(node, &event),

@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use smalti_core::protocol::raft::{
     AppendOutcome, Batch, Candidacy, Commands, Configuration, Entry, Envelope, Input, Manifest,
-    Message, Payload,
+    Meeting, Message, Payload,
 };
 use smalti_sim::trace::{TraceHasher, digest};
 
@@ -38,7 +38,7 @@ fn message(message: &Message, to: &mut TraceHasher) {
     match message {
         Message::Hello(hello) => {
             (hello.ping, hello.pong, hello.recovered).hash(to);
-            (hello.leader, hello.commit).hash(to);
+            (hello.leader, hello.commit, hello.sealed).hash(to);
         }
         Message::PreVote(candidacy) | Message::RequestVote(candidacy) => {
             self::candidacy(candidacy, to);
@@ -99,6 +99,21 @@ fn message(message: &Message, to: &mut TraceHasher) {
         Message::Invite { round, voters } => (round, voters).hash(to),
         Message::Promise { round } => round.hash(to),
         Message::Founding(charter) => (charter.nonce, charter.founder, &charter.voters).hash(to),
+        Message::Meeting(meeting) => self::meeting(meeting, to),
+    }
+}
+
+fn meeting(meeting: &Meeting, to: &mut TraceHasher) {
+    std::mem::discriminant(meeting).hash(to);
+    match meeting {
+        Meeting::Greet | Meeting::Ready => {}
+        Meeting::Offer(offer) => offer.hash(to),
+        Meeting::Decided {
+            from,
+            by,
+            offer,
+            absorbs,
+        } => (from, by, offer, absorbs).hash(to),
     }
 }
 
@@ -148,6 +163,10 @@ fn payload(payload: &Payload, to: &mut TraceHasher) {
             (charter.expected, charter.parent).hash(to);
         }
         Payload::Blank | Payload::SnapshotPoint => {}
+        Payload::Frozen { to: other } => other.hash(to),
+        Payload::Decided { offer } => offer.hash(to),
+        Payload::Sealed { into, offer } => (into, offer).hash(to),
+        Payload::Thawed { offer } => offer.hash(to),
         Payload::Configuration(configuration) => self::configuration(configuration, to),
         Payload::Open(owner) => owner.hash(to),
         Payload::Commands(batch) => self::batch(batch, to),

@@ -49,7 +49,7 @@ pub(super) struct Letter {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Said {
     Hello,
-    /// Something between candidates for a founding.
+    /// Something between candidates for a founding, or between two incarnations.
     Founding,
     /// A vote was granted.
     Vote {
@@ -123,7 +123,10 @@ fn gist(input: &Input) -> Heard {
 fn letter(peer: PeerId, envelope: &Envelope) -> Letter {
     let said = match &envelope.message {
         Message::Hello(_) => Said::Hello,
-        Message::Invite { .. } | Message::Promise { .. } | Message::Founding(_) => Said::Founding,
+        Message::Invite { .. }
+        | Message::Promise { .. }
+        | Message::Founding(_)
+        | Message::Meeting(_) => Said::Founding,
         Message::VoteReply {
             term,
             pre,

@@ -8,6 +8,7 @@ use smalti_core::protocol::raft::{
 };
 
 use super::digests::{of_entry, of_manifest};
+use super::meetings::Meetings;
 use super::registers::{Command, CommandId, Effect};
 
 /// An entry that some member has reported as committed.
@@ -58,6 +59,7 @@ pub(super) struct Life {
     pub(super) acked: Index,
     /// How many commands were acknowledged.
     pub(super) acks: u64,
+    pub(super) meetings: Meetings,
 }
 
 impl Life {
@@ -78,6 +80,7 @@ impl Life {
             replaced: 0,
             acked: Index::ZERO,
             acks: 0,
+            meetings: Meetings::default(),
         }
     }
 
@@ -238,6 +241,10 @@ impl Life {
                     }
                 }
             }
+            Payload::Frozen { .. }
+            | Payload::Decided { .. }
+            | Payload::Sealed { .. }
+            | Payload::Thawed { .. } => self.meetings.commit(entry),
             Payload::Blank | Payload::Open(_) | Payload::SnapshotPoint => {}
         }
         true
@@ -257,12 +264,8 @@ impl Life {
         let at = self.configurations.partition_point(|(at, _)| *at < index);
         let before = at.checked_sub(1).map(|at| &self.configurations[at]);
         // Where nobody was seen to have an entry in between, that may have been a step as well.
-        let is_next = |from: Index| {
-            let between = &self.committed[from.0 as usize..index.0 as usize];
-            between.iter().all(Option::is_some)
-        };
         if let Some((from, before)) = before
-            && is_next(*from)
+            && self.has_all(*from, index)
         {
             let added = configuration.voters.difference(&before.voters).count();
             let removed: Vec<_> = before.voters.difference(&configuration.voters).collect();
@@ -289,6 +292,24 @@ impl Life {
             .insert(at, (index, configuration.clone()));
     }
 
+    /// Whether all entries after `from`, up to `to`, were seen.
+    pub(super) fn has_all(&self, from: Index, to: Index) -> bool {
+        let between = self.committed.get(from.0 as usize..to.0 as usize);
+        between.is_some_and(|between| between.iter().all(Option::is_some))
+    }
+
+    /// Whether it had several voters at some time.
+    pub(super) fn had_several_voters(&self) -> bool {
+        let mut all = self.configurations.iter();
+        all.any(|(_, configuration)| configuration.voters.len() > 1)
+    }
+
+    /// Whether its founding had several voters.
+    pub(super) fn was_founded_by_several(&self) -> bool {
+        let first = self.configurations.first();
+        first.is_some_and(|(at, of)| *at == Index(1) && of.voters.len() > 1)
+    }
+
     /// The last voters known to be committed.
     pub(super) fn configuration(&self) -> Option<&Configuration> {
         self.configurations
@@ -307,6 +328,7 @@ impl Life {
 
     /// A member has applied a command.
     pub(super) fn effect(&mut self, member: Member, effect: &Effect) {
+        self.is_allowed(effect.index);
         let seen = (effect.index, effect.before);
         let first = *self.effects.entry(effect.command.id).or_insert(seen);
         assert!(

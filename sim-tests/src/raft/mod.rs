@@ -10,6 +10,7 @@ mod evidence;
 mod history;
 mod image;
 mod ledger;
+mod meetings;
 mod network;
 mod peers;
 mod plan;

@@ -34,6 +34,20 @@ pub(super) const TOO_FEW_TO_FOUND: &str = "nothing was founded, and too few were
 pub(super) const LEFT_FOUNDING: &str = "a founding was left";
 pub(super) const LEFT_GROUP: &str = "a member left the group for good";
 pub(super) const FOUNDED_AGAIN: &str = "there was more than one incarnation";
+pub(super) const FROZEN: &str = "an incarnation offered itself to another";
+pub(super) const THAWED: &str = "an incarnation took its offer back, or the other yielded";
+pub(super) const YIELDED: &str = "an incarnation yielded to one that had offered itself";
+pub(super) const SUPERSEDED: &str = "a member gave up an incarnation for another";
+pub(super) const SUPERSEDED_WITH_DATA: &str =
+    "a member gave up an incarnation in which commands had been applied";
+pub(super) const SUPERSEDED_EARLY: &str =
+    "a member gave up an incarnation of which it had not applied everything";
+pub(super) const SUPERSEDED_ON_PROOF: &str =
+    "a member gave up an incarnation whose seal it could not see committed any more";
+pub(super) const CALL_SUPERSEDED: &str = "a call ended with its incarnation";
+pub(super) const REFUSED_WHILE_FROZEN: &str =
+    "a command was refused by an incarnation that was frozen";
+pub(super) const MERGED: &str = "two incarnations that could both go on became one";
 pub(super) const EXTINCT: &str = "an incarnation lost too many voters for good";
 pub(super) const MINORITY_BROKEN: &str = "some nodes stayed broken to the end";
 
@@ -70,6 +84,15 @@ pub(super) const ALL: &[&str] = &[
     LEFT_FOUNDING,
     LEFT_GROUP,
     FOUNDED_AGAIN,
+    FROZEN,
+    THAWED,
+    YIELDED,
+    SUPERSEDED,
+    SUPERSEDED_WITH_DATA,
+    SUPERSEDED_EARLY,
+    CALL_SUPERSEDED,
+    REFUSED_WHILE_FROZEN,
+    MERGED,
     EXTINCT,
     MINORITY_BROKEN,
 ];

@@ -20,6 +20,9 @@ use super::rare;
 
 /// Election timeouts within which a write must be acknowledged, and then all members agree.
 const TIMEOUTS: u32 = 10;
+/// Election timeouts that incarnations which have met in vain may wait before they offer again, and then for the
+/// answer.
+const MEETING_TIMEOUTS: u32 = 2 * (2 + 2) * 8;
 /// How often the group is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -220,6 +223,7 @@ pub(super) fn settled(
     if living.is_empty() {
         living = founded(world, broken, limit)?;
     }
+    living = merged(world, broken, living, limit)?;
     let alone = living.len() == 1;
     for life in living {
         match life.outlook {
@@ -251,8 +255,17 @@ pub(super) fn settled(
                             let (environment, _) = world.environment_mut();
                             environment.coverage.reach(rare::CAUGHT_IN_CHANGE);
                         }
-                        // Those that were not of it may have founded another before they heard of it.
-                        Err(_) if alone && lives(world, broken).len() > 1 => {}
+                        // Those that were not of it may have founded another before they heard of it: then
+                        // the two have to meet.
+                        Err(_) if alone && lives(world, broken).len() > 1 => {
+                            let living = lives(world, broken);
+                            let living = merged(world, broken, living, limit)?;
+                            let alone = living.len() == 1;
+                            for life in living.iter().filter(goes_on) {
+                                converges(world, life, broken, alone, limit)?;
+                                went_on.insert(life.incarnation);
+                            }
+                        }
                         Err(cause) => return Err(cause),
                     }
                 }
@@ -297,6 +310,39 @@ fn is_caught_in_a_change(
     let now = now.iter().find(|it| it.incarnation == life.incarnation);
     now.is_some_and(|it| it.outlook != Outlook::GoesOn)
         && world.recorded_faults().iter().any(|event| is_late(&event))
+}
+
+/// Incarnations that could all go on meet, and one of them stays.
+fn merged(
+    world: &mut Group,
+    broken: &BTreeSet<NodeIndex>,
+    mut living: Vec<Living>,
+    limit: Duration,
+) -> Result<Vec<Living>, String> {
+    let going_on = |living: &[Living]| {
+        let goes_on = living.iter().filter(|it| it.outlook == Outlook::GoesOn);
+        goes_on.count()
+    };
+    let count = going_on(&living);
+    if count < 2 {
+        return Ok(living);
+    }
+    let limit =
+        (limit + world.environment().config().election_timeout * MEETING_TIMEOUTS) * count as u32;
+    let by = world.now() + limit;
+    while going_on(&living) > 1 {
+        if world.now() >= by {
+            let states = describe(world);
+            return Err(format!(
+                "{limit:?} after the last fault there still is more than one incarnation; {states}"
+            ));
+        }
+        world.run_until(world.now() + LOOK_EVERY);
+        living = lives(world, broken);
+    }
+    let (environment, _) = world.environment_mut();
+    environment.coverage.reach(rare::MERGED);
+    Ok(living)
 }
 
 /// How long a write, and then agreement, may take.
@@ -384,8 +430,9 @@ fn goes_on(
         match world.environment().clients.calls[call.0 as usize].end {
             End::Applied { .. } | End::OutputLost(_) => return Ok(world.now().since(begun)),
             End::Open if world.now() < by => {}
-            // A session may have ended, with all that was open in it.
-            End::Unknown if world.now() < by => call = write(world, life, rng),
+            // A session may have ended, with all that was open in it; or the group was frozen for a while, because
+            // it has met another founding.
+            End::Unknown | End::Never if world.now() < by => call = write(world, life, rng),
             end => {
                 let states = describe(world);
                 return Err(format!(

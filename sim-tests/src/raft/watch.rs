@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use smalti_core::id::PeerId;
 use smalti_core::protocol::raft::{
-    Configuration, Incarnation, Index, Member, Payload, Position, ReadId, Role, Term, Version,
+    Configuration, Incarnation, Index, Member, Payload, Phase, Position, ReadId, Role, Status,
+    Term, Version,
 };
 use smalti_sim::NodeIndex;
 use smalti_sim::time::SimTime;
@@ -32,6 +33,7 @@ pub(super) struct Watch {
     pub(super) last: Position,
     pub(super) commit: Index,
     pub(super) applied: Index,
+    pub(super) phase: Phase,
     effects: usize,
     pub(super) configuration: Configuration,
     pub(super) evidence: Evidence,
@@ -59,6 +61,7 @@ impl Watch {
             last: Position::ZERO,
             commit: Index::ZERO,
             applied: Index::ZERO,
+            phase: Phase::Open,
             effects: 0,
             configuration: Configuration::default(),
             evidence: Evidence::default(),
@@ -100,14 +103,17 @@ impl Watched<'_> {
                 found(self.node, machine, &self.disks[self.node.0 as usize]);
             }
             if watch.me != Some(status.me) {
-                // It has left a founding, and promised nothing in its new life.
-                watch.term = Term::ZERO;
+                self.changes_over(&status);
+                // It has left its incarnation, and promised nothing in its new life.
+                self.watches[self.node.0 as usize].term = Term::ZERO;
             }
+            let watch = &mut self.watches[self.node.0 as usize];
             watch.me = Some(status.me);
             watch.incarnation = status.incarnation;
             watch.last = Position::ZERO;
             watch.commit = Index::ZERO;
             watch.applied = Index::ZERO;
+            watch.phase = Phase::Open;
             if let Some(incarnation) = status.incarnation {
                 watch.place = self.ledger.place(incarnation);
             }
@@ -127,6 +133,7 @@ impl Watched<'_> {
             self.changes(machine);
             self.elections(machine);
             self.states(machine);
+            self.meets(machine);
         }
         let watch = &mut self.watches[self.node.0 as usize];
         watch.role = status.role;
@@ -135,10 +142,70 @@ impl Watched<'_> {
         watch.last = status.last;
         watch.commit = status.commit;
         watch.applied = status.applied;
+        let before = std::mem::replace(&mut watch.phase, status.phase);
         if watch.configuration != *status.configuration {
             watch.configuration = status.configuration.clone();
         }
-        self.answers(machine);
+        self.answers(machine, before);
+    }
+
+    /// The member has become another one: it has left a founding, or gives up an incarnation that was sealed.
+    fn changes_over(&mut self, status: &Status<'_>) {
+        let watch = self.watch();
+        let (Some(me), Some(before), Some(now)) = (watch.me, watch.incarnation, status.incarnation)
+        else {
+            return;
+        };
+        let seal = self
+            .ledger
+            .find(&before)
+            .and_then(|life| life.meetings.sealed());
+        if seal.is_some() {
+            return;
+        }
+        // Nobody has seen the seal committed: then so many must be gone that nobody ever will.
+        let is_there = |voter: &&Member| {
+            let node = peers::node(&voter.peer).0 as usize;
+            let disk = &self.disks[node];
+            let on_disk = disk.image.hard_state.filter(|_| disk.is_durable());
+            **voter == me
+                || self.watches[node].me == Some(**voter)
+                || on_disk.is_some_and(|state| state.instance == voter.instance)
+        };
+        let voters = &watch.configuration.voters;
+        let there = voters.iter().filter(is_there).count();
+        assert!(
+            there < watch.configuration.majority(),
+            "{} gives up {before} for {now}, of which nobody has seen the end, and {there} of its voters are there: {voters:?}",
+            self.node
+        );
+        self.coverage.reach(rare::SUPERSEDED_ON_PROOF);
+    }
+
+    /// What the meetings of its incarnation have come to.
+    fn meets(&mut self, machine: &Driven) {
+        let (status, watch) = (machine.status(), self.watch());
+        let (before, place) = (watch.phase, watch.place);
+        let life = self.ledger.life(place);
+        life.meetings.has_seen(status.commands);
+        match (before, status.phase) {
+            (Phase::Sealed(before), now) => {
+                assert!(
+                    now == Phase::Sealed(before),
+                    "{} had applied {before:?}, and now {now:?}",
+                    self.node
+                );
+            }
+            (Phase::Open, Phase::Frozen(_)) => self.coverage.reach(rare::FROZEN),
+            (Phase::Frozen(_), Phase::Open) => self.coverage.reach(rare::THAWED),
+            (_, Phase::Sealed(seal)) => {
+                if seal.into < seal.incarnation {
+                    self.coverage.reach(rare::YIELDED);
+                }
+                self.ledger.sealed(seal, self.now);
+            }
+            _ => {}
+        }
     }
 
     fn watch(&self) -> &Watch {
@@ -214,8 +281,11 @@ impl Watched<'_> {
             .reach_times(rare::DUPLICATE, life.duplicates - duplicates);
         self.coverage
             .reach_times(rare::REPLACED, life.replaced - replaced);
+        let seal = life.meetings.sealed().map(|(seal, _)| seal.at.index);
         let disk = &self.disks[self.node.0 as usize];
+        // Those that have acknowledged what lies behind a seal may have gone over since.
         if let Some(newest) = newest
+            && seal.is_none_or(|seal| newest.index <= seal)
             && status.role == Role::Leader
             && disk.is_durable()
         {
@@ -337,7 +407,7 @@ impl Watched<'_> {
     }
 
     /// Checks what the step has answered.
-    fn answers(&mut self, machine: &Driven) {
+    fn answers(&mut self, machine: &Driven, before: Phase) {
         let watch = &mut self.watches[self.node.0 as usize];
         if watch.acks.is_empty() && watch.reads.is_empty() {
             return;
@@ -347,7 +417,16 @@ impl Watched<'_> {
             std::mem::take(&mut watch.reads),
         );
         let (leads, applied, incarnation) = (watch.leads(), watch.applied, watch.incarnation);
+        let phase = watch.phase;
         for ack in acks {
+            let is_over = before
+                .seal()
+                .is_some_and(|seal| seal.incarnation == ack.version.incarnation);
+            assert!(
+                !is_over,
+                "{} acknowledges {:?} of an incarnation that it knows was sealed",
+                self.node, ack.call
+            );
             check_ack(&ack, self.clients, self.ledger);
         }
         for (read, version) in reads {
@@ -356,9 +435,17 @@ impl Watched<'_> {
                 "{} answers {read:?} at {version:?} and has applied {applied} of {incarnation:?}",
                 self.node
             );
+            assert!(
+                phase == Phase::Open,
+                "{} answers {read:?} at {version:?}, and its incarnation is {phase:?}",
+                self.node
+            );
+            let sealed_at = self.ledger.sealed_at(&version.incarnation);
             let value = |key| machine.state().value(key);
             let (clients, coverage) = (&mut *self.clients, &mut *self.coverage);
-            clients.read_ready((self.node, read), version, value, leads, self.now, coverage);
+            let asked = (self.node, read);
+            let at = (version, sealed_at);
+            clients.read_ready(asked, at, value, leads, self.now, coverage);
         }
     }
 }

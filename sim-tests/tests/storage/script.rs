@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use smalti_core::id::{Digest, GroupId, Instance, PeerId};
 use smalti_core::protocol::raft::{
     Batch, CommandsBuilder, Configuration, Entry, HardState, Incarnation, Index, Manifest, Member,
-    Owner, Payload, Position, Run, Sequence, SessionId, StagedChunk, StoreImage, Term, Write,
+    Owner, Payload, Position, Run, Seal, Sequence, SessionId, StagedChunk, StoreImage, Term, Write,
 };
 
 use crate::Contents;
@@ -223,6 +223,25 @@ impl Script {
                 .then(|| Incarnation(Digest::of("life", &[&[self.rng.random()]]))),
             term: Term(self.rng.random_range(1..99)),
             vote: self.rng.random_ratio(1, 2).then(|| self.member()),
+            seals: [
+                self.rng.random_ratio(1, 4).then(|| self.seal()),
+                None,
+                None,
+                None,
+            ],
+        }
+    }
+
+    fn seal(&mut self) -> Seal {
+        let mut incarnation = || Incarnation(Digest::of("life", &[&[self.rng.random()]]));
+        Seal {
+            incarnation: incarnation(),
+            into: incarnation(),
+            at: Position {
+                term: Term(2),
+                index: Index(7),
+            },
+            commands: 3,
         }
     }
 

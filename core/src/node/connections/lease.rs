@@ -110,6 +110,11 @@ impl Lease {
         &self.0.connection
     }
 
+    /// The peer's run, by its hello.
+    pub(crate) fn instance(&self) -> Instance {
+        self.0.instance
+    }
+
     /// Closes the connection of a peer that has broken the protocol, and counts it.
     pub(crate) fn report_violation(&self, error: &LinkError) {
         let connection = self.connection();

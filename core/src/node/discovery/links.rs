@@ -10,11 +10,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::worker::Event;
 use crate::id::PeerId;
 use crate::node::connections::{Connections, LinkError};
-use crate::node::link::{Link, LinkReceiver, LinkSender, Protocol};
+use crate::node::link::{Link, LinkReceiver, LinkSender, Protocol, closed_for_long};
 use crate::node::tasks::Tasks;
 use crate::protocol::discovery::{Catalog, MESSAGE_BYTES_MAX, Message, SignedPeerEntry};
 use crate::runtime::Alpn;
-use crate::time::Duration;
 
 /// Messages between neighbours of the overlay.
 pub(crate) struct Gossip;
@@ -24,9 +23,6 @@ impl Protocol for Gossip {
     const MESSAGE_LEN_MAX: usize = MESSAGE_BYTES_MAX;
     type Message = Message<SignedPeerEntry>;
 }
-
-/// How long a link that this end has closed may take to send what is queued.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Messages that wait for a neighbour. One that lets more gather is dropped as a neighbour.
 const QUEUED_MESSAGES_MAX: usize = 256;
@@ -180,16 +176,6 @@ impl Links {
     pub(super) fn close_all(&mut self) {
         self.open.clear();
     }
-}
-
-/// Completes when a link that this end has closed has had its time to send what was queued: a peer that
-/// does not read cannot keep it.
-pub(super) async fn closed_for_long(tasks: Tasks, closing: CancellationToken) {
-    closing.cancelled().await;
-    let runtime = tasks.runtime();
-    runtime
-        .sleep_until(runtime.now() + CLOSE_TIMEOUT, "end of closed link")
-        .await;
 }
 
 /// Runs a link until either end closes it.

@@ -6,11 +6,10 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::links::closed_for_long;
 use super::worker::Event;
 use crate::id::PeerId;
 use crate::node::connections::{Connections, LinkError};
-use crate::node::link::{Link, LinkReceiver, LinkSender, Protocol};
+use crate::node::link::{Link, LinkReceiver, LinkSender, Protocol, closed_for_long};
 use crate::node::tasks::Tasks;
 use crate::protocol::discovery::{
     Catalog, MESSAGE_BYTES_MAX, SessionId, SignedPeerEntry, SyncMessage,

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::roster::Roster;
-use super::watched::Watched;
 use crate::id::Tag;
+use crate::node::watched::{Edge, Watched};
 use crate::protocol::discovery::{OneOrMany, PeerEntry};
 
 /// Says of a peer whether it counts.
@@ -138,7 +138,7 @@ impl fmt::Debug for When {
 /// Completes when a stream goes online, or offline. See [`When`].
 #[derive(Debug)]
 #[must_use = "a condition does nothing unless it is awaited"]
-pub struct Online(Edge, bool);
+pub struct Online(Edge<Roster>, bool);
 
 impl Online {
     /// The contrary.
@@ -150,7 +150,7 @@ impl Online {
     /// Whether it is true now.
     #[must_use]
     pub fn is_condition_met(&self) -> bool {
-        self.0.roster.get().is_online() == self.1
+        self.0.get().is_online() == self.1
     }
 }
 
@@ -166,7 +166,7 @@ impl Future for Online {
 /// Completes when enough peers of the right kind are subscribed. See [`When`].
 #[derive(Debug)]
 #[must_use = "a condition does nothing unless it is awaited"]
-pub struct Subscribed(Edge, Subscribers);
+pub struct Subscribed(Edge<Roster>, Subscribers);
 
 impl Subscribed {
     fn map(self, change: impl FnOnce(Subscribers) -> Subscribers) -> Self {
@@ -199,7 +199,7 @@ impl Subscribed {
     /// Whether it is true now.
     #[must_use]
     pub fn is_condition_met(&self) -> bool {
-        self.1.is_met(&self.0.roster.get())
+        self.1.is_met(&self.0.get())
     }
 }
 
@@ -209,47 +209,6 @@ impl Future for Subscribed {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let Self(edge, subscribers) = self.get_mut();
         edge.poll(cx, |roster| subscribers.is_met(roster))
-    }
-}
-
-/// Turns a state into the moments in which it is entered.
-struct Edge {
-    roster: Arc<Watched<Roster>>,
-    watcher: u64,
-    was_met: bool,
-}
-
-impl Edge {
-    fn new(roster: Arc<Watched<Roster>>) -> Self {
-        let watcher = roster.watcher();
-        Self {
-            roster,
-            watcher,
-            was_met: false,
-        }
-    }
-
-    fn poll(&mut self, cx: &Context<'_>, is_met: impl FnOnce(&Roster) -> bool) -> Poll<()> {
-        let is_met = is_met(&self.roster.watch(self.watcher, cx));
-        if is_met && !std::mem::replace(&mut self.was_met, is_met) {
-            return Poll::Ready(());
-        }
-        self.was_met = is_met;
-        Poll::Pending
-    }
-}
-
-impl Drop for Edge {
-    fn drop(&mut self) {
-        self.roster.forget(self.watcher);
-    }
-}
-
-impl fmt::Debug for Edge {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Edge")
-            .field("was_met", &self.was_met)
-            .finish_non_exhaustive()
     }
 }
 

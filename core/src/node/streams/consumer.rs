@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::condition::{Predicate, Subscribers, When};
 use super::error::{ConsumerError, TryRecvError};
-use super::events::Events;
 use super::handle::Streams;
 use super::inbox::{Delivery, Inbox};
 use super::roster::{Roster, Stats};
-use super::watched::Watched;
 use crate::datum::Datum;
 use crate::id::{PeerId, StreamId};
+use crate::node::events::Events;
+use crate::node::watched::Watched;
 use crate::protocol::discovery::PeerEntry;
 use crate::protocol::streams::Backoff;
 use crate::protocol::streams::consumer::Event;

@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 use super::condition::{Predicate, Subscribers};
 use super::inbox::{Delivery, Inbox};
 use super::roster::{Counters, Line, Roster, SubscriptionState, entry};
-use super::watched::Watched;
 use crate::id::{Digest, PeerId, StreamId};
 use crate::node::connections::{Connections, Lease, LinkError};
 use crate::node::discovery::{CatalogWatch, Discovery};
 use crate::node::driver::{Host, drive};
 use crate::node::framed::{FrameReadError, FrameReader, write_all};
 use crate::node::tasks::Tasks;
+use crate::node::watched::Watched;
 use crate::protocol::discovery::Catalog;
 use crate::protocol::streams::consumer::{
     self as machine, AttemptId, Candidate, Input, Machine, Output, State,

@@ -17,13 +17,13 @@ use super::inbox::Inbox;
 use super::producer::{Core, Handle, Producer, ProducerBuilder, ProducerSettings};
 use super::producer_worker::{self, Event, Request};
 use super::roster::Roster;
-use super::watched::Watched;
 use crate::datum::Datum;
 use crate::id::{Digest, PeerId, StreamId};
 use crate::node::connections::{Connections, Listener};
 use crate::node::discovery::{Discovery, Error as DiscoveryError};
 use crate::node::link::{Link, Protocol};
 use crate::node::tasks::Tasks;
+use crate::node::watched::Watched;
 use crate::protocol::discovery::{LocalChange, STREAMS_MAX, StreamInfo};
 use crate::protocol::streams::{
     ConsumerNumber, HANDSHAKE_LEN_MAX, ProducerInstance, Refusal, STREAMS_ALPN, Subscribe,
@@ -237,7 +237,7 @@ impl Streams {
     }
 
     fn consumer_parts(&self, stream: StreamId, buffer_size: usize) -> consumer::Parts {
-        let (events, _) = broadcast::channel(super::events::BACKLOG);
+        let (events, _) = broadcast::channel(crate::node::events::BACKLOG);
         consumer::Parts {
             stream,
             inbox: Arc::new(Inbox::new(buffer_size)),

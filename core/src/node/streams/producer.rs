@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::condition::{Predicate, Subscribers, When};
 use super::error::{ProducerError, SendError, TrySendError};
-use super::events::Events;
 use super::fanout::{Fanout, PushError};
 use super::handle::Streams;
 use super::roster::{Roster, Stats};
-use super::watched::Watched;
 use crate::datum::Datum;
 use crate::id::{PeerId, StreamId};
+use crate::node::events::Events;
+use crate::node::watched::Watched;
 use crate::protocol::discovery::PeerEntry;
 use crate::protocol::streams::producer::{Config, Event};
 use crate::runtime::{Clock, Runtime};
@@ -78,7 +78,7 @@ impl Core {
         runtime: Arc<dyn Runtime>,
         retire: CancellationToken,
     ) -> Self {
-        let (events, _) = broadcast::channel(super::events::BACKLOG);
+        let (events, _) = broadcast::channel(crate::node::events::BACKLOG);
         Self {
             stream,
             fanout: Fanout::new(buffer_size),

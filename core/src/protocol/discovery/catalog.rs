@@ -5,9 +5,11 @@
 //! and any exchange of entries in any order leads all nodes to the same catalog. A departure is an entry
 //! like any other, so it outranks what the peer had said before.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use im::OrdMap;
+use im::ordmap::DiffItem;
 
 use super::entry::{EntryVersion, PeerEntry, Status, VerifiedEntry};
 use super::range::{Fingerprint, PARTS, Range};
@@ -36,6 +38,12 @@ pub(super) struct Record {
     pub(super) version: EntryVersion,
     /// When it will have reached the age at which it is purged.
     pub(super) expires: Instant,
+}
+
+impl PartialEq for Record {
+    fn eq(&self, other: &Self) -> bool {
+        self.entry == other.entry
+    }
 }
 
 impl Catalog {
@@ -116,6 +124,20 @@ impl Catalog {
     #[must_use]
     pub fn rtt(&self, peer: &PeerId) -> Option<Duration> {
         self.rtts.get(peer).copied()
+    }
+
+    /// Peers of which [`get`](Self::get) may give something else than `earlier` did, and few others. Takes time in
+    /// proportion to what was changed since, where `earlier` is a former state of this catalog.
+    pub(crate) fn touched_since(&self, earlier: &Self) -> BTreeSet<PeerId> {
+        let mut touched = BTreeSet::new();
+        touched.extend(earlier.signed.diff(&self.signed).map(|item| peer_of(&item)));
+        let unsigned = earlier.unsigned.diff(&self.unsigned);
+        touched.extend(unsigned.map(|item| peer_of(&item)));
+        // Round-trip times change often, and mean something only where they hide peers.
+        if self.max_rtt.is_some() {
+            touched.extend(earlier.rtts.diff(&self.rtts).map(|item| peer_of(&item)));
+        }
+        touched
     }
 
     fn is_visible(&self, entry: &VerifiedEntry) -> bool {
@@ -271,6 +293,14 @@ impl Catalog {
             "the fingerprints are not those of the records"
         );
         assert_eq!(alive, self.alive, "the count of live peers is wrong");
+    }
+}
+
+/// Whom a difference is about.
+const fn peer_of<V>(item: &DiffItem<'_, '_, PeerId, V>) -> PeerId {
+    match item {
+        DiffItem::Add(peer, _) | DiffItem::Remove(peer, _) => **peer,
+        DiffItem::Update { new, .. } => *new.0,
     }
 }
 

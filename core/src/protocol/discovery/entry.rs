@@ -24,13 +24,13 @@ use crate::time::{Duration, WallTime};
 /// Version of the entry's format.
 pub const PROTOCOL_VERSION: u16 = 1;
 /// The most bytes that an encoded entry may have.
-pub const ENTRY_BYTES_MAX: usize = 16 * 1024;
+pub const ENTRY_BYTES_MAX: usize = 48 * 1024;
 /// The most tags that a node may have.
 pub const TAGS_MAX: usize = 128;
 /// The most streams that a node may produce.
 pub const STREAMS_MAX: usize = 192;
 /// The most groups that a node may be in.
-pub const GROUPS_MAX: usize = 128;
+pub const GROUPS_MAX: usize = 512;
 /// The most tickets that a node may carry.
 pub const TICKETS_MAX: usize = 32;
 /// The most extensions that an entry may carry.
@@ -163,6 +163,13 @@ impl PeerEntry {
     #[must_use]
     pub fn with_stream(mut self, stream: StreamId, info: StreamInfo) -> Self {
         self.content.streams.insert(stream, info);
+        self
+    }
+
+    /// The same, being in `group` too.
+    #[must_use]
+    pub fn with_group(mut self, group: GroupId, info: GroupInfo) -> Self {
+        self.content.groups.insert(group, info);
         self
     }
 
@@ -586,11 +593,11 @@ mod tests {
                 |e| {
                     let ticket = Ticket {
                         class: UniqueId::from("t"),
-                        data: vec![0; 17_000].into(),
+                        data: vec![0; 50_000].into(),
                     };
                     e.content.tickets.push(ticket);
                 },
-                "bytes; 16384 are the most",
+                "bytes; 49152 are the most",
             ),
             (
                 |e| {
@@ -606,6 +613,30 @@ mod tests {
             assert!(made.contains(message), "{made} lacks {message}");
             assert!(taken.contains(message), "{taken} lacks {message}");
         }
+    }
+
+    #[test]
+    fn a_node_may_be_in_all_its_groups_and_produce_all_its_streams() {
+        let key = SecretKey::from("k");
+        let mut full = entry(&key);
+        let id = |i: usize| *Digest::of("id", &[&i.to_le_bytes()]).as_bytes();
+        let digest = Digest::from_bytes(id(0));
+        let incarnation = Some(digest);
+        full.content.groups = (0..GROUPS_MAX)
+            .map(|i| (GroupId::from_bytes(id(i)), GroupInfo { incarnation }))
+            .collect();
+        full.content.streams = (0..STREAMS_MAX)
+            .map(|i| (StreamId::from_bytes(id(i)), StreamInfo { schema: digest }))
+            .collect();
+        assert!(VerifiedEntry::sign(full.clone(), &key).is_ok());
+        let one_more = GroupId::from_bytes(id(GROUPS_MAX));
+        full.content
+            .groups
+            .insert(one_more, GroupInfo { incarnation });
+        assert!(matches!(
+            VerifiedEntry::sign(full, &key),
+            Err(EntryError::TooMany { what: "groups", .. })
+        ));
     }
 
     #[test]

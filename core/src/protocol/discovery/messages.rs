@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bounded;
 use super::catalog::Catalog;
-use super::entry::{EntryError, EntryVersion, SignedPeerEntry, VerifiedEntry};
+use super::entry::{ENTRY_BYTES_MAX, EntryError, EntryVersion, SignedPeerEntry, VerifiedEntry};
 use super::peer_addr::PeerAddr;
 use super::range::{Fingerprint, PARTS, Range};
 use crate::id::PeerId;
@@ -18,6 +18,8 @@ use crate::id::PeerId;
 pub const MESSAGE_BYTES_MAX: usize = 128 * 1024;
 /// Where a sender begins another message.
 pub const MESSAGE_BYTES_AIM: usize = 64 * 1024;
+// One that has not quite come to the aim takes another entry, of whatever length.
+const _: () = assert!(MESSAGE_BYTES_AIM + ENTRY_BYTES_MAX + 1_024 <= MESSAGE_BYTES_MAX);
 /// The most records, ids or ranges in one message.
 pub const LIST_MAX: usize = 2048;
 /// The most peers in one shuffle.

@@ -133,12 +133,13 @@ impl Asking {
         self.asked = None;
     }
 
-    /// Fails all.
-    pub(super) fn stop(&mut self, outputs: &mut VecDeque<Output>) {
+    /// Fails all, for the reason given.
+    pub(super) fn fail_all(&mut self, error: ReadError, outputs: &mut VecDeque<Output>) {
         while let Some((id, _)) = self.open.first_key_value() {
             let id = *id;
-            self.end(id, ReadError::Stopped, outputs);
+            self.end(id, error, outputs);
         }
+        self.unsent.clear();
     }
 
     fn end(&mut self, id: u64, error: ReadError, outputs: &mut VecDeque<Output>) {

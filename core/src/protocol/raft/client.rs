@@ -327,6 +327,26 @@ impl Client {
         self.holes = 0;
     }
 
+    /// Goes on as `owner`: the incarnation was given up for `into`. All that waits ends with it, also what was
+    /// never sent: it was asked of a state that is no more.
+    pub(super) fn supersede(&mut self, owner: Owner, incarnation: Incarnation, into: Incarnation) {
+        let outcome = CallOutcome::Superseded { incarnation, into };
+        for sent in std::mem::take(&mut self.sent) {
+            if sent.state != SentState::Ended {
+                self.end(sent.call, outcome.clone());
+            }
+        }
+        for queued in std::mem::take(&mut self.queue) {
+            if queued.command.is_some() {
+                self.end(queued.call, outcome.clone());
+            }
+        }
+        self.queue_bytes = 0;
+        self.holes = 0;
+        self.lose_session();
+        self.owner = owner;
+    }
+
     /// There is a session in which the commands up to `last` have ended.
     fn opened(&mut self, session: SessionId, last: Sequence) {
         if self.session == Some(session) {
@@ -383,6 +403,7 @@ impl Client {
                 output,
             },
             (Outcome::GivenUp, _) => CallOutcome::GivenUp,
+            (Outcome::Refused, _) => CallOutcome::Rejected(Rejection::Frozen),
             (Outcome::Lost, SentState::Waiting) => CallOutcome::OutputLost { session, sequence },
             // What is lost may also be that it was given up.
             (Outcome::Lost, SentState::GivenUp) => CallOutcome::Unknown,
@@ -836,6 +857,42 @@ mod tests {
     }
 
     #[test]
+    fn with_the_incarnation_all_calls_end() {
+        let mut client = with_session();
+        execute(&mut client, 0..2);
+        turn(&mut client, 0);
+        execute(&mut client, 2..4);
+        client.give_up(CallId(1));
+        client.give_up(CallId(3));
+        let refused = Applied::Ended {
+            session: SESSION,
+            sequence: Sequence(1),
+            outcome: Outcome::Refused,
+        };
+        client.applied(at(10), incarnation(), refused);
+        let into = Incarnation(crate::id::Digest::from_bytes([1; 32]));
+        client.supersede(owner(7), incarnation(), into);
+        let superseded = CallOutcome::Superseded {
+            incarnation: incarnation(),
+            into,
+        };
+        assert_eq!(
+            ended(&mut client),
+            [
+                (3, CallOutcome::GivenUp),
+                (0, CallOutcome::Rejected(Rejection::Frozen)),
+                (1, superseded.clone()),
+                (2, superseded),
+            ]
+        );
+        assert_eq!((client.waiting, client.queue_bytes), (0, 0));
+        execute(&mut client, 9..10);
+        assert!(client.outgoing(at(20), leader(), Term(1)).open);
+        client.applied(at(20), incarnation(), Applied::Opened(SessionId(Index(5))));
+        assert_eq!(numbers(&turn(&mut client, 20)), [(1, 1)]);
+    }
+
+    #[test]
     fn at_the_end_all_calls_end() {
         let mut client = with_session();
         execute(&mut client, 0..1);
@@ -1153,7 +1210,9 @@ mod tests {
                             self.config.sessions_max < 10 || self.config.session_bytes_max < 1_000;
                         assert!(is_bounded, "call {call}");
                     }
-                    CallOutcome::Rejected(rejection) => panic!("call {call}: {rejection}"),
+                    CallOutcome::Rejected(_) | CallOutcome::Superseded { .. } => {
+                        panic!("call {call}: {outcome:?}")
+                    }
                 }
             }
             assert_eq!((self.client.waiting, self.client.queue.len()), (0, 0));

@@ -17,10 +17,13 @@ use super::io::{Event, Output, StopReason, Surroundings, WriteId};
 use super::leading::Leading;
 use super::log::Log;
 use super::machine::Identity;
+use super::meeting::Meetings;
 use super::messages::{Envelope, Hello, Message};
 use super::mutants::mutant;
+use super::standing::{Seal, Standing};
 use super::status::Role;
 use super::store::{HardState, Recovered};
+use super::superseding::Seals;
 use super::types::{Incarnation, Index, Member, Position, Run, Term};
 use crate::id::{GroupId, Instance, PeerId};
 use crate::time::{Duration, Instant};
@@ -121,6 +124,17 @@ pub(super) struct Core {
     pub(super) silent_until: WriteId,
     /// The founding that this run has left last: it can never be completed.
     pub(super) left: Option<Incarnation>,
+    /// What is applied of the meetings of its incarnation.
+    pub(super) standing: Standing,
+    /// How far the log is applied, and how many commands of clients.
+    pub(super) applied: Index,
+    pub(super) commands_applied: u64,
+    /// How meetings with others have gone.
+    pub(super) meetings: Meetings,
+    /// The incarnations that are known to have ended.
+    pub(super) seals: Seals,
+    /// What was given up since the last turn.
+    pub(super) given_up: Option<Seal>,
     /// It leaves for good; when it asks for that again.
     pub(super) leaving: Option<Instant>,
     /// Indexes found for reads of this node.
@@ -193,6 +207,12 @@ impl Core {
             set_back: BTreeSet::new(),
             silent_until: WriteId(0),
             left: None,
+            standing: Standing::default(),
+            applied: Index::ZERO,
+            commands_applied: 0,
+            meetings: Meetings::default(),
+            seals: hard_state.map_or_else(Seals::default, |hard| Seals::recovered(&hard.seals)),
+            given_up: None,
             leaving: None,
             read_indexes: Vec::new(),
             was_voter: false,
@@ -259,6 +279,7 @@ impl Core {
             incarnation: self.incarnation,
             term: self.term,
             vote: self.vote,
+            seals: self.seals.own(),
         };
         self.disk.hard_state(hard_state);
     }
@@ -373,6 +394,10 @@ impl Core {
     pub(super) fn set_leader(&mut self, leader: Option<Member>) {
         if self.leader != leader {
             self.leader = leader;
+            // Another leader has not been told yet that this member leaves.
+            if let Some(again_at) = &mut self.leaving {
+                *again_at = Instant::ZERO;
+            }
             self.event(Event::Leader(self.term, leader));
         }
     }
@@ -444,6 +469,7 @@ impl Core {
             (held, "learners"),
             (election, "election"),
             (leaving, "leaving"),
+            (self.change_over_at(), "change-over"),
             (self.founding_due_at(), "founding"),
         ];
         all.into_iter().filter_map(|(at, why)| Some((at?, why)))
@@ -570,13 +596,14 @@ impl Core {
             leader: self.leader.map(|leader| leader.peer),
             commit: self.commit,
             left: self.left,
+            sealed: peer.incarnation.and_then(|of| self.seals.get(&of)),
         };
         let envelope = Envelope {
             from: self.me.instance,
             run: self.run,
             to: peer.instance,
             incarnation: self.incarnation,
-            message: Message::Hello(hello),
+            message: Message::Hello(Box::new(hello)),
         };
         // The incarnation is a promise: this instance takes part in no other founding.
         self.disk.send_durably(id, envelope, &mut self.outputs);
@@ -651,6 +678,7 @@ impl Core {
         peer.instance = Some(envelope.from);
         peer.run = envelope.run;
         let goes_on = is_same_life && peer.incarnation == envelope.incarnation;
+        let is_elsewhere = peer.incarnation != envelope.incarnation;
         peer.commit = if goes_on {
             peer.commit.max(hello.commit)
         } else {
@@ -665,9 +693,16 @@ impl Core {
         if is_new || (pong < our_ping && peer.hello_at == Instant::FAR_FUTURE) {
             peer.hello_at = now;
         }
-        if is_new_boot && is_same_life {
+        let is_behind = envelope
+            .incarnation
+            .is_some_and(|of| self.seals.get(&of).is_some());
+        let is_booted = is_new_boot && is_same_life;
+        if is_booted {
             // Only what answers a question asked from now on was surely said by the store opened last.
             peer.booted_at_ping = our_ping + 1;
+        }
+        // One whose incarnation has ended is to hear so, and may have heard our number without that.
+        if is_booted || (is_behind && is_elsewhere) {
             self.introduce_anew(now);
         }
         let last = self.log.last().index;

@@ -63,6 +63,8 @@ impl Disk {
     pub(super) fn reset(&mut self) {
         self.durable_last = Index::ZERO;
         self.log_ends.clear();
+        // What waits speaks of entries that are never written now.
+        self.held.clear();
         if let Some(pending) = self.pending() {
             *pending = Write {
                 reset: true,
@@ -149,7 +151,7 @@ impl Disk {
         if let Some(last) = write.entries.last() {
             self.log_ends.push_back((self.issued, last.index));
         }
-        outputs.push_back(Output::Persist(self.issued, write));
+        outputs.push_back(Output::Persist(self.issued, Box::new(write)));
     }
 
     /// The write that everything so far is in.

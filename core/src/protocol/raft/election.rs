@@ -176,7 +176,7 @@ impl Core {
     }
 
     /// Whether there is a leader that was heard within the shortest election timeout.
-    fn hears_leader(&self, now: Instant) -> bool {
+    pub(super) fn hears_leader(&self, now: Instant) -> bool {
         match (&self.state, self.leader, self.leader_heard_at) {
             (State::Leader(_), ..) => true,
             (_, Some(_), Some(heard_at)) => now.since(heard_at) < self.config.election_timeout,

@@ -4,7 +4,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use super::configuration::Configuration;
-use super::types::{Charter, Index, Member, Position, Run, Sequence, Term};
+use super::standing::Offer;
+use super::types::{Charter, Incarnation, Index, Member, Position, Run, Sequence, Term};
 
 /// One entry of the log. Cheap to clone: commands are shared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +37,12 @@ impl Entry {
                 Payload::Commands(batch) => batch.commands.len_bytes(),
                 Payload::Configuration(configuration) => 64 * configuration.voters.len(),
                 Payload::Founding(charter) => 64 * (charter.voters.len() + 4),
-                Payload::Blank | Payload::Open(_) | Payload::SnapshotPoint => 0,
+                Payload::Decided { .. } | Payload::Sealed { .. } => 128,
+                Payload::Blank
+                | Payload::Open(_)
+                | Payload::SnapshotPoint
+                | Payload::Frozen { .. }
+                | Payload::Thawed { .. } => 0,
             }
     }
 }
@@ -58,6 +64,31 @@ pub enum Payload {
     Commands(Batch),
     /// All members take a snapshot here.
     SnapshotPoint,
+    /// The incarnation offers another one, of the greater digest, to be taken in by it: no commands are
+    /// applied from here on until the entry's offer is settled. The position of the entry names the offer.
+    Frozen {
+        /// Who is to decide.
+        to: Incarnation,
+    },
+    /// The incarnation decides on the offer of another: it takes it in if it is as heavy or heavier before
+    /// this entry, else it is sealed into it here. Void for an offer that was decided on before.
+    Decided {
+        /// The offer.
+        offer: Offer,
+    },
+    /// The other one has taken it in: the incarnation ends here. Void unless it is frozen, here, under that
+    /// offer.
+    Sealed {
+        /// Where its members go on.
+        into: Incarnation,
+        /// The position of the `Frozen`.
+        offer: Position,
+    },
+    /// The offer is taken back. Void unless it is frozen, here, under that offer.
+    Thawed {
+        /// The position of the `Frozen`.
+        offer: Position,
+    },
 }
 
 /// A session by the index of the entry that opened it.

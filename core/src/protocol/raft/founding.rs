@@ -12,6 +12,7 @@ use super::leading::Leading;
 use super::log::Log;
 use super::messages::Message;
 use super::mutants::mutant;
+use super::standing::Standing;
 use super::types::{Charter, Incarnation, Index, Member, Position, Term};
 use crate::id::{Instance, PeerId};
 use crate::time::Instant;
@@ -38,7 +39,7 @@ pub(super) struct Candidacy {
 
 /// Why a voter that a founding lists will do nothing for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     /// Its life is over.
     IsOver,
     /// It has accepted another.
@@ -320,7 +321,9 @@ impl Core {
         match (self.incarnation, peer.incarnation) {
             // A late node joins what is there, with a leader or without (schedule H14); but not what it has
             // left itself, which others may have joined on its word.
-            (None, Some(theirs)) if self.left != Some(theirs) => self.join(now, theirs),
+            (None, Some(theirs)) if self.left != Some(theirs) => {
+                self.join(now, self.seals.last_of(theirs));
+            }
             (Some(_), None) => {
                 let voter = peer.instance.map(|instance| Member { peer: id, instance });
                 if let (Some(voter), Some(charter)) = (voter, self.log.charter().cloned())
@@ -332,6 +335,7 @@ impl Core {
             _ => {}
         }
         self.leave_founding_if_void(now);
+        self.change_over_if_proved(now);
         self.go_on_founding(now);
     }
 
@@ -415,7 +419,7 @@ impl Core {
     }
 
     /// What has become of a listed voter that is not there any more; `None` where that is not proved.
-    fn fate_of(&self, voter: &Member) -> Option<Fate> {
+    pub(super) fn fate_of(&self, voter: &Member) -> Option<Fate> {
         let peer = self.peers.get(&voter.peer)?;
         // The answer to a question that we asked after we had accepted: what was said before may be older than
         // the life that is listed.
@@ -430,25 +434,36 @@ impl Core {
 
     fn leave_founding(&mut self, now: Instant) {
         if let Some(left) = self.incarnation.take() {
-            // A fresh instance, in the same write: what the one before has promised stays true for ever,
-            // so that proofs do not age (schedules A-ii, A-iii).
-            self.me.instance = Instance::from_rng(&mut self.rng);
             self.left = Some(left);
-            self.term = Term::ZERO;
-            self.vote = None;
-            self.log = Log::default();
-            self.commit = Index::ZERO;
-            self.recovered = Index::ZERO;
-            self.disk.reset();
-            self.persist_hard_state();
+            self.begin_another_life();
             self.state = State::Candidate(Candidacy::new(now));
-            self.set_leader(None);
-            self.leader_heard_at = None;
-            for peer in self.peers.values_mut() {
-                peer.pong = 0;
-            }
             self.introduce_anew(now);
             self.event(Event::LeftFounding(left));
+        }
+    }
+
+    /// Forgets all of the incarnation that it has belonged to; the caller has set the one that it belongs to
+    /// from now on.
+    pub(super) fn begin_another_life(&mut self) {
+        // A fresh instance, in the same write: what the one before has promised stays true for ever,
+        // so that proofs do not age (schedules A-ii, A-iii).
+        self.me.instance = Instance::from_rng(&mut self.rng);
+        self.term = Term::ZERO;
+        self.vote = None;
+        self.log = Log::default();
+        self.commit = Index::ZERO;
+        self.recovered = Index::ZERO;
+        self.standing = Standing::default();
+        self.applied = Index::ZERO;
+        self.commands_applied = 0;
+        self.read_indexes.clear();
+        self.disk.reset();
+        self.persist_hard_state();
+        self.state = State::Follower;
+        self.set_leader(None);
+        self.leader_heard_at = None;
+        for peer in self.peers.values_mut() {
+            peer.pong = 0;
         }
     }
 }

@@ -51,7 +51,7 @@ pub enum Output {
     /// Send to a bonded peer. May be lost; nothing rests on its arrival.
     Send(PeerId, Envelope),
     /// Write, and say when it is durable. Writes are numbered without gaps; carried out in order.
-    Persist(WriteId, Write),
+    Persist(WriteId, Box<Write>),
     /// Tell whoever is interested.
     Event(Event),
     /// A call has ended.
@@ -99,6 +99,14 @@ pub enum CallOutcome {
     Rejected(Rejection),
     /// It may have been applied or not: the session ended, or the node stopped.
     Unknown,
+    /// The incarnation was given up for another: whatever became of the command there, it is not part of what
+    /// goes on.
+    Superseded {
+        /// The one that has ended.
+        incarnation: Incarnation,
+        /// The one that goes on.
+        into: Incarnation,
+    },
 }
 
 /// Why a command was refused.
@@ -119,6 +127,12 @@ pub enum Rejection {
         /// How many wait.
         waiting: usize,
     },
+    /// The group has met another founding of itself, and takes no commands until it is known which of them
+    /// stays. The command was not applied, and never will be.
+    #[error(
+        "the group has met another founding of itself and takes no commands until one of them is given up; try again"
+    )]
+    Frozen,
     /// The machine has stopped.
     #[error("the group has stopped on this node")]
     Stopped,
@@ -131,6 +145,9 @@ pub enum ReadError {
     /// Too many wait already.
     #[error("too many reads wait for the group already; wait for some of them to end")]
     Busy,
+    /// The incarnation that it was asked of was given up for another.
+    #[error("the group has met another founding of itself and was given up for it; ask again")]
+    Superseded,
     /// No majority confirmed in time that the leader still leads.
     #[error("no majority of the group's voters answered in time; try again")]
     TimedOut,
@@ -166,4 +183,23 @@ pub enum Event {
     Restored(Index),
     /// It votes now, or no longer.
     Voting(bool),
+    /// The incarnation that it belonged to was given up for another, to which it belongs now. Its state machine
+    /// is as it was before any command. Calls and reads that were open end as superseded.
+    Superseded(Box<Superseded>),
+}
+
+/// What a member has given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superseded {
+    /// The incarnation that has ended, and how far the member had applied its log.
+    pub version: Version,
+    /// The incarnation that goes on.
+    pub into: Incarnation,
+    /// Commands of clients that the state holds.
+    pub commands: u64,
+    /// Commands of clients that were applied in that incarnation in all: more than the state holds where the
+    /// member was told of the end before it had applied everything.
+    pub commands_in_all: u64,
+    /// The state that was given up, as chunks for [`StateMachine::restore`](super::StateMachine::restore).
+    pub state: Vec<Bytes>,
 }

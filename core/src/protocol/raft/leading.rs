@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::meeting::Proposed;
 use super::progress::Progress;
 use super::reads::Reads;
 use super::types::{Index, Member, Run, Term};
@@ -69,6 +70,8 @@ pub(super) struct Leading {
     pub(super) since: Instant,
     /// What is not committed, or not durable, of what it has appended.
     pub(super) backlog: Backlog,
+    /// What it has proposed for a meeting.
+    pub(super) proposed: Proposed,
     /// The voters that asked to vote no longer.
     pub(super) leavers: BTreeSet<Member>,
     pub(super) term: Term,
@@ -90,6 +93,7 @@ impl Leading {
             is_accepted: false,
             since: now,
             backlog: Backlog::default(),
+            proposed: Proposed::default(),
             leavers: BTreeSet::new(),
             term,
         }

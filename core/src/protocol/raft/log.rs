@@ -116,7 +116,14 @@ impl Log {
                 self.configurations
                     .push((entry.index, Arc::new(configuration.clone())));
             }
-            Payload::Blank | Payload::Open(_) | Payload::Commands(_) | Payload::SnapshotPoint => {}
+            Payload::Blank
+            | Payload::Open(_)
+            | Payload::Commands(_)
+            | Payload::SnapshotPoint
+            | Payload::Frozen { .. }
+            | Payload::Decided { .. }
+            | Payload::Sealed { .. }
+            | Payload::Thawed { .. } => {}
         }
         self.entries.push_back(entry);
     }

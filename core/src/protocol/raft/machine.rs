@@ -1,5 +1,7 @@
 //! The machine: it owns the parts, and carries to each what concerns it.
 
+mod snapshots;
+
 use std::cell::Cell;
 
 use rand_chacha::ChaCha8Rng;
@@ -10,16 +12,19 @@ use super::client::Client;
 use super::config::{Config, LeadershipPreference};
 use super::core::{Core, State};
 use super::entry::{Batch, Entry, Owner, Payload};
-use super::io::{CallId, CallOutcome, Event, Input, Output, ReadId, StopReason, WriteId};
+use super::io::{
+    CallId, CallOutcome, Event, Input, Output, ReadError, ReadId, StopReason, Superseded, WriteId,
+};
 use super::messages::{Envelope, Message};
 use super::mutants::mutant;
 use super::reads::Reader;
 use super::replica::Replica;
 use super::saving::Saving;
+use super::standing::Seal;
 use super::state::{RestoreError, StateMachine};
 use super::status::{Role, Status};
-use super::store::{Recovered, Snapshot};
-use super::types::{Index, Member, Run, TERM_MAX};
+use super::store::Recovered;
+use super::types::{Index, Member, Run, TERM_MAX, Version};
 use crate::id::{GroupId, PeerId};
 use crate::protocol::Machine;
 use crate::time::Instant;
@@ -126,6 +131,8 @@ impl<S: StateMachine> Raft<S> {
             commit: core.commit,
             applied: self.replica.applied().index,
             commands: self.replica.commands(),
+            is_catching_up: self.catch_up.is_some(),
+            phase: *self.replica.standing().phase(),
             kept_from: core.log.kept_from(),
             configuration: core.log.configuration(),
         }
@@ -157,6 +164,10 @@ impl<S: StateMachine> Raft<S> {
             instance: envelope.from,
         };
         if let Message::Hello(hello) = &envelope.message {
+            // It is true for ever, whoever says so when.
+            if let Some(seal) = hello.sealed {
+                core.on_seal_told(now, seal);
+            }
             if core.on_hello(now, id, &envelope, hello) {
                 core.on_acquaintance(now, id);
                 self.sources_changed(now);
@@ -177,6 +188,10 @@ impl<S: StateMachine> Raft<S> {
             }
             Message::Founding(charter) => {
                 core.on_founding(now, &charter);
+                return;
+            }
+            Message::Meeting(meeting) => {
+                core.on_meeting(now, from, envelope.incarnation, meeting);
                 return;
             }
             _ => {}
@@ -276,7 +291,8 @@ impl<S: StateMachine> Raft<S> {
             Message::Hello(_)
             | Message::Invite { .. }
             | Message::Promise { .. }
-            | Message::Founding(_) => {}
+            | Message::Founding(_)
+            | Message::Meeting(_) => {}
         }
     }
 
@@ -428,88 +444,6 @@ impl<S: StateMachine> Raft<S> {
         }
     }
 
-    /// Puts a snapshot in place of the state and of the log below it.
-    fn install(&mut self, now: Instant, snapshot: Snapshot) {
-        let core = &mut self.core;
-        let position = snapshot.manifest.position;
-        let is_ours = core.incarnation == Some(snapshot.manifest.incarnation);
-        // What is committed here already is newer, and would be undone.
-        let is_news = position.index > core.commit || mutant!(core.config, SnapshotOverNewerLog);
-        if !is_ours || !is_news {
-            return;
-        }
-        let snapshot = std::sync::Arc::new(snapshot);
-        if let Err(error) = self.replica.install(&snapshot) {
-            core.stop(StopReason::Snapshot(error.0));
-            return;
-        }
-        if position.term > core.term {
-            core.follow(now, position.term, None);
-        }
-        // What follows an entry that both have is the same up to it and may be acknowledged already.
-        let keeps_log = core.log.has(position);
-        if keeps_log {
-            core.log.compact_through(position.index);
-        } else {
-            core.log = super::log::Log::after(
-                position,
-                snapshot.manifest.configured_at,
-                snapshot.manifest.configuration.clone(),
-            );
-        }
-        core.commit = position.index;
-        self.saving.installed(&snapshot, !keeps_log, core);
-        core.event(Event::Restored(position.index));
-        let (incarnation, sessions) = (snapshot.manifest.incarnation, self.replica.sessions());
-        self.client.restored(now, incarnation, sessions);
-        self.shelf.put(now, snapshot);
-    }
-
-    // ---- Snapshots of our own ----
-
-    /// Puts the snapshot of the latest snapshot point on the shelf.
-    fn make_snapshot(&mut self, now: Instant) {
-        let on_shelf = self.shelf.latest().map(|it| it.manifest.position);
-        if self.replica.snapshot_position() > on_shelf
-            && let Some(snapshot) = self.replica.snapshot()
-        {
-            self.shelf.put(now, snapshot);
-        }
-    }
-
-    /// Saves the latest snapshot where it is durable, and drops the log that it covers.
-    fn go_on_compacting(&mut self, now: Instant) {
-        let Some(point) = self.replica.snapshot_position() else {
-            return;
-        };
-        if self.saving.wants(point.index)
-            && let Some(snapshot) = self.replica.snapshot()
-        {
-            self.saving.begin(snapshot);
-        }
-        let core = &mut self.core;
-        self.saving.go_on(core);
-        // A restart begins with the durable snapshot and goes on with the log: a log that begins above it
-        // lacks what lies between (schedule H25).
-        let mut covered = self.saving.covers().unwrap_or(point.index);
-        if mutant!(core.config, CompactBeyondDurableSnapshot) {
-            covered = self.replica.applied().index;
-        }
-        let wanted = self.saving.window_from(covered, core);
-        let seen = (wanted, self.shelf.changes());
-        if wanted <= core.log.kept_from() || self.compacted == seen {
-            return;
-        }
-        self.compacted = seen;
-        let size = |index| core.log.entry(index).map(Entry::size);
-        let keep = self.shelf.keep_from(now, wanted, size);
-        if keep > core.log.kept_from() {
-            core.log.compact_through(keep.previous());
-            let base = core.log.base().index;
-            core.disk.compact_through(base);
-        }
-    }
-
     // ---- The turn ----
 
     /// Does what all that was handled since the last turn calls for.
@@ -520,6 +454,10 @@ impl<S: StateMachine> Raft<S> {
             return;
         }
         self.note_left_incarnation();
+        if self.core.is_stopped() {
+            self.end_all();
+            return;
+        }
         self.core.go_on_founding(now);
         if self.core.role() == Role::Leader {
             // Whoever leads has all that was committed.
@@ -529,6 +467,7 @@ impl<S: StateMachine> Raft<S> {
         loop {
             self.core.advance_commit(now);
             self.apply(now);
+            self.note_standing(now);
             self.hand_over_calls(now);
             // With a single voter in memory, what was just appended is committed.
             let before = self.core.commit;
@@ -539,6 +478,7 @@ impl<S: StateMachine> Raft<S> {
         }
         self.hand_over_reads(now);
         self.core.go_on_leaving(now);
+        self.core.let_leavers_go(now);
         if self.core.is_stopped() {
             self.end_all();
             return;
@@ -576,10 +516,14 @@ impl<S: StateMachine> Raft<S> {
             self.core.event(Event::Committed(applied));
             self.core.note_voting();
         }
-        while let Some((call, outcome)) = self.client.poll_ended() {
-            self.core
-                .outputs
-                .push_back(Output::Completed(call, outcome));
+        self.complete_calls();
+    }
+
+    fn note_standing(&mut self, now: Instant) {
+        // What was applied is of the incarnation before where it was left since.
+        if self.replica.incarnation() == self.core.incarnation {
+            let come = (self.replica.applied().index, self.replica.commands());
+            self.core.note_standing(now, self.replica.standing(), come);
         }
     }
 
@@ -632,12 +576,15 @@ impl<S: StateMachine> Raft<S> {
             self.asking.answered(id, index);
         }
         let applied = self.replica.applied().index;
-        self.asking
-            .applied(applied, self.core.incarnation, &mut self.core.outputs);
+        // What was settled before the freeze may have been given up by the time that it is read.
+        if self.core.is_open() || mutant!(self.core.config, ReadWhileFrozen) {
+            self.asking
+                .applied(applied, self.core.incarnation, &mut self.core.outputs);
+        }
         self.asking.expire(now, &mut self.core.outputs);
     }
 
-    /// A founding was left: nothing of it goes on.
+    /// A founding was left, or an incarnation given up for another: nothing of it goes on.
     fn note_left_incarnation(&mut self) {
         let owner = Owner {
             member: self.core.me,
@@ -646,24 +593,60 @@ impl<S: StateMachine> Raft<S> {
         if self.client.owner() == owner {
             return;
         }
-        self.client.leave_founding(owner);
-        self.replica.leave_founding(owner);
-        self.asking.incarnation_left();
+        match self.core.given_up.take() {
+            Some(seal) => self.give_up(owner, seal),
+            None => {
+                self.client.leave_founding(owner);
+                self.replica.leave_founding(owner);
+                self.asking.incarnation_left();
+            }
+        }
         self.catch_up = None;
         self.shelf = SnapshotShelf::new(&self.core.config);
         self.compacted = (Index::ZERO, 0);
         self.saving = Saving::new(self.core.config.storage, Index::ZERO);
     }
 
-    /// All that waits ends with the machine.
-    fn end_all(&mut self) {
-        self.client.stop();
+    fn give_up(&mut self, owner: Owner, seal: Seal) {
+        let (index, commands) = (self.replica.applied().index, self.replica.commands());
+        let state = match self.replica.give_up(owner) {
+            Ok(state) => state,
+            Err(error) => {
+                self.core.stop(StopReason::Snapshot(error.0));
+                return;
+            }
+        };
+        let (incarnation, into) = (seal.incarnation, seal.into);
+        self.client.supersede(owner, incarnation, into);
+        self.complete_calls();
+        let outputs = &mut self.core.outputs;
+        self.asking.fail_all(ReadError::Superseded, outputs);
+        self.core.event(Event::Superseded(Box::new(Superseded {
+            version: Version { incarnation, index },
+            into,
+            commands,
+            commands_in_all: seal.commands.max(commands),
+            state,
+        })));
+        if let Some(incarnation) = self.core.incarnation {
+            self.core.event(Event::Joined(incarnation));
+        }
+    }
+
+    fn complete_calls(&mut self) {
         while let Some((call, outcome)) = self.client.poll_ended() {
             self.core
                 .outputs
                 .push_back(Output::Completed(call, outcome));
         }
-        self.asking.stop(&mut self.core.outputs);
+    }
+
+    /// All that waits ends with the machine.
+    fn end_all(&mut self) {
+        self.client.stop();
+        self.complete_calls();
+        let outputs = &mut self.core.outputs;
+        self.asking.fail_all(ReadError::Stopped, outputs);
         self.catch_up = None;
     }
 
@@ -702,7 +685,7 @@ impl<S: StateMachine> Machine for Raft<S> {
             match input {
                 Input::Execute(call, command) => self.execute(call, command),
                 Input::Read(id) => {
-                    let error = super::io::ReadError::Stopped;
+                    let error = ReadError::Stopped;
                     self.core.outputs.push_back(Output::ReadFailed(id, error));
                 }
                 _ => {}
@@ -740,7 +723,9 @@ impl<S: StateMachine> Machine for Raft<S> {
         self.core.election_due(now);
         if self.core.is_heartbeat_due(now) {
             self.core.look_at_members(now);
+            self.core.go_on_meeting(now);
         }
+        self.core.change_over_if_due(now);
         self.core.go_on_with_transfer(now);
         if let Some(catch_up) = &mut self.catch_up {
             catch_up.handle_timeout(now);
@@ -779,8 +764,10 @@ impl<S: StateMachine> Machine for Raft<S> {
         let checks = self.checks.get().wrapping_add(1);
         self.checks.set(checks);
         self.core.check(checks.is_multiple_of(FULL_CHECK_EVERY));
+        // What was left since the last turn is forgotten in the next one.
+        let is_left = self.core.incarnation.is_none() || self.core.given_up.is_some();
         assert!(
-            self.replica.applied().index <= self.core.commit || self.core.incarnation.is_none(),
+            self.replica.applied().index <= self.core.commit || is_left,
             "only what is committed is applied"
         );
     }

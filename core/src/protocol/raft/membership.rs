@@ -12,7 +12,7 @@ use super::configuration::Configuration;
 use super::core::{Core, State};
 use super::entry::Payload;
 use super::io::StopReason;
-use super::leading::Transfer;
+use super::leading::{Leading, Transfer};
 use super::messages::Message;
 use super::mutants::mutant;
 use super::types::{Index, Member};
@@ -136,6 +136,10 @@ impl Core {
         let State::Leader(leading) = &self.state else {
             return false;
         };
+        // Nobody is to vote where all are about to go elsewhere.
+        if !self.is_open() {
+            return false;
+        }
         // Without the first, two leaders that each changed the voters by one could both find a majority
         // (schedule H6); without the second, one leader alone could make two sets that share nobody.
         own_term && previous && leading.transfer.is_none()
@@ -390,6 +394,7 @@ impl Core {
 
     /// Hands leadership to the voter that is furthest, if there is one.
     pub(super) fn transfer(&mut self, now: Instant) {
+        self.note_who_keeps_up(now);
         let until = now + self.config.election_timeout;
         let configuration = self.configuration().clone();
         let timeout = self.config.election_timeout;
@@ -454,8 +459,21 @@ impl Core {
     pub(super) fn takes_commands(&self) -> bool {
         match &self.state {
             // The target must have the whole log, so the log stands still (schedule H29).
-            State::Leader(leading) => leading.transfer.is_none(),
+            // What follows a seal is void.
+            State::Leader(leading) => leading.transfer.is_none() && !self.is_sealed(),
             _ => false,
+        }
+    }
+
+    /// Removes who has asked for it, as soon as that may be: who leaves waits for it, and not for long.
+    pub(super) fn let_leavers_go(&mut self, now: Instant) {
+        let has_leavers = |leading: &Leading| !leading.leavers.is_empty();
+        if !matches!(&self.state, State::Leader(leading) if has_leavers(leading)) {
+            return;
+        }
+        self.note_who_keeps_up(now);
+        if let Some(change) = self.change_called_for(now) {
+            self.propose(change);
         }
     }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::LeadershipPreference;
 use super::entry::{Batch, Entry};
+use super::standing::{Offer, Seal};
 use super::store::Manifest;
 use super::types::{Charter, Incarnation, Index, Member, Position, Run, Term};
 use crate::id::{Instance, PeerId};
@@ -31,7 +32,7 @@ pub struct Envelope {
 pub enum Message {
     /// Who the sender is. Sent when a bond is made, when something in it has changed, and again until
     /// the addressee is known to have heard it. Processed whatever its incarnation.
-    Hello(Hello),
+    Hello(Box<Hello>),
     /// Whether the addressee would vote for the sender, who changes nothing yet (Ongaro 2014, section
     /// 9.6).
     PreVote(Candidacy),
@@ -145,6 +146,30 @@ pub enum Message {
     /// A founding that lists the addressee as a voter; from its founder or passed on by another member.
     /// Its sender's incarnation is the one it founds.
     Founding(Box<Charter>),
+    /// Between two incarnations of the group. Processed whatever its incarnation.
+    Meeting(Meeting),
+}
+
+/// What members of two incarnations say to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Meeting {
+    /// The sender leads its incarnation, and could offer it to that of the addressee.
+    Greet,
+    /// The sender leads its incarnation or hears its leader, which could decide on an offer.
+    Ready,
+    /// An offer that is committed where it was made. Also passed on to the leader that is to decide on it.
+    Offer(Offer),
+    /// What was decided on an offer, and is committed. Also passed on to the leader that made it.
+    Decided {
+        /// Whose offer it was.
+        from: Incarnation,
+        /// Who has decided.
+        by: Incarnation,
+        /// Which offer.
+        offer: Position,
+        /// It is taken in; else the one that has decided is sealed into it.
+        absorbs: bool,
+    },
 }
 
 impl Message {
@@ -184,6 +209,8 @@ pub struct Hello {
     pub commit: Index,
     /// The founding that it has left last: it can never be completed.
     pub left: Option<Incarnation>,
+    /// The incarnation that the addressee said it belongs to has been sealed, as the sender knows.
+    pub sealed: Option<Seal>,
 }
 
 /// A candidacy.

@@ -17,6 +17,7 @@ mod io;
 mod leading;
 mod log;
 mod machine;
+mod meeting;
 mod membership;
 mod memory;
 mod messages;
@@ -28,9 +29,11 @@ mod replica;
 mod replication;
 mod saving;
 mod sessions;
+mod standing;
 mod state;
 mod status;
 mod store;
+mod superseding;
 #[cfg(test)]
 mod test_samples;
 mod types;
@@ -44,16 +47,17 @@ pub use entry::{
 };
 pub use io::{
     CallId, CallOutcome, Event, Input, Output, ReadError, ReadId, Rejection, StopReason,
-    Surroundings, WriteId,
+    Superseded, Surroundings, WriteId,
 };
 pub use machine::{Identity, Raft};
 pub use memory::{InMemoryStorage, StoreImage};
 pub use messages::{
-    Append, AppendOutcome, AppendReply, Candidacy, Envelope, Hello, Message, Verdict,
+    Append, AppendOutcome, AppendReply, Candidacy, Envelope, Hello, Meeting, Message, Verdict,
 };
 #[cfg(smalti_mutants)]
 pub use mutants::Mutant;
 pub use outline::Outline;
+pub use standing::{Offer, Phase, Seal, Weight};
 pub use state::{ApplyContext, FrozenState, RestoreError, StateMachine};
 pub use status::{Role, Status};
 pub use store::{

@@ -54,6 +54,11 @@ pub enum Mutant {
     CompactBeyondDurableSnapshot,
     DefaultHashedOrder,
     ThreeFromOneUnpersisted,
+    AppliedWhileFrozen,
+    ReadWhileFrozen,
+    BothSeal,
+    SealedBehindThawed,
+    ChangeOverBeforeCommit,
 }
 
 #[cfg(smalti_mutants)]
@@ -177,6 +182,26 @@ impl Mutant {
         (
             Self::ThreeFromOneUnpersisted,
             "a sole voter has the two others on disk before they hear of it",
+        ),
+        (
+            Self::AppliedWhileFrozen,
+            "no command is applied while the incarnation is frozen",
+        ),
+        (
+            Self::ReadWhileFrozen,
+            "no strong read is answered while the incarnation is frozen",
+        ),
+        (
+            Self::BothSeal,
+            "of two incarnations that meet one is taken in and the other stays",
+        ),
+        (
+            Self::SealedBehindThawed,
+            "a seal is void unless the incarnation is frozen where it lies",
+        ),
+        (
+            Self::ChangeOverBeforeCommit,
+            "a member changes over only once the seal is committed",
         ),
         (
             Self::DefaultHashedOrder,

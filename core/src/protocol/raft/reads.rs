@@ -71,6 +71,10 @@ impl Core {
         let (commit, me) = (self.commit, self.me);
         let configuration = self.configuration().clone();
         let unconfirmed = mutant!(self.config, ReadIndexWithoutConfirmation);
+        // An incarnation that is frozen may have been sealed by the next entry, and another one gone on.
+        if !self.is_open() && !mutant!(self.config, ReadWhileFrozen) {
+            return;
+        }
         let State::Leader(leading) = &mut self.state else {
             return;
         };

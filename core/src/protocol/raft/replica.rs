@@ -13,6 +13,7 @@ use super::configuration::Configuration;
 use super::entry::{Batch, Entry, Owner, Payload, SessionId};
 use super::mutants::mutant;
 use super::sessions::{Outcome, Session, Sessions};
+use super::standing::{Phase, Standing};
 use super::state::{ApplyContext, FrozenState, RestoreError, StateMachine};
 use super::store::{Manifest, Snapshot};
 use super::types::{Incarnation, Index, Position, Sequence};
@@ -28,13 +29,15 @@ pub(super) fn chunk_digest(chunk: &[u8]) -> Digest {
 }
 
 /// The state machine, the sessions, and how far both have come.
-#[derive(Debug)]
 pub(super) struct Replica<S: StateMachine> {
     config: Config,
     owner: Owner,
     state: S,
+    /// The state before any command.
+    blank: S::Frozen,
     sessions: Sessions,
     commands: u64,
+    standing: Standing,
     applied: Position,
     incarnation: Option<Incarnation>,
     configuration: Configuration,
@@ -64,6 +67,7 @@ struct Frozen<F> {
     configured_at: Index,
     sessions: Sessions,
     commands: u64,
+    standing: Standing,
     state: F,
 }
 
@@ -72,6 +76,7 @@ struct Frozen<F> {
 struct Header {
     /// How many client commands have been applied.
     commands: u64,
+    standing: Standing,
     /// How many chunks hold the sessions, the first included.
     session_chunks: u32,
 }
@@ -108,9 +113,11 @@ impl<S: StateMachine> Replica<S> {
         Self {
             config,
             owner,
+            blank: state.freeze(),
             state,
             sessions: Sessions::default(),
             commands: 0,
+            standing: Standing::default(),
             applied: Position::ZERO,
             incarnation: None,
             configuration: Configuration::default(),
@@ -123,7 +130,27 @@ impl<S: StateMachine> Replica<S> {
     /// The node has left its founding, in which no command was applied; it goes on as `owner`.
     pub(super) fn leave_founding(&mut self, owner: Owner) {
         debug_assert_eq!(self.commands, 0, "a founding with commands is not left");
+        self.begin_anew(owner);
+    }
+
+    /// The incarnation was given up for another, in which the node goes on as `owner`, with the state before any
+    /// command. Gives the state that was given up.
+    ///
+    /// # Errors
+    /// Where the state machine does not read what it has written itself.
+    pub(super) fn give_up(&mut self, owner: Owner) -> Result<Vec<Bytes>, RestoreError> {
+        let state = self.state.freeze().chunks(CHUNK_LEN);
+        if self.commands > 0 {
+            self.state.restore(&self.blank.chunks(CHUNK_LEN))?;
+        }
+        self.begin_anew(owner);
+        Ok(state)
+    }
+
+    fn begin_anew(&mut self, owner: Owner) {
         self.owner = owner;
+        self.commands = 0;
+        self.standing = Standing::default();
         self.sessions = Sessions::default();
         self.applied = Position::ZERO;
         self.incarnation = None;
@@ -151,6 +178,16 @@ impl<S: StateMachine> Replica<S> {
     /// How many client commands have been applied.
     pub(super) const fn commands(&self) -> u64 {
         self.commands
+    }
+
+    /// What the meetings of the incarnation have come to.
+    pub(super) const fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// The incarnation, once its founding was applied.
+    pub(super) const fn incarnation(&self) -> Option<Incarnation> {
+        self.incarnation
     }
 
     /// Where the latest snapshot lies.
@@ -183,6 +220,8 @@ impl<S: StateMachine> Replica<S> {
             Payload::Configuration(configuration) => {
                 self.configure(entry.index, configuration.clone());
             }
+            // Nothing after a seal means anything: whoever has changed over has never seen it.
+            Payload::Open(_) | Payload::Commands(_) if self.standing.phase().seal().is_some() => {}
             Payload::Open(owner) => self.open(SessionId(entry.index), *owner, report),
             Payload::Commands(batch) => {
                 let context = ApplyContext {
@@ -191,8 +230,14 @@ impl<S: StateMachine> Replica<S> {
                 };
                 self.apply_batch(context, batch, report);
             }
+            Payload::Frozen { .. }
+            | Payload::Decided { .. }
+            | Payload::Sealed { .. }
+            | Payload::Thawed { .. } => self.meet(entry),
             Payload::Blank | Payload::SnapshotPoint => {}
         }
+        let voters = self.configuration.voters.len();
+        self.standing.weigh(self.commands, voters);
         self.applied = entry.position();
         // Every member freezes at the same indexes, so that one snapshot may be had from several of them: all
         // have counted the same entries since the last one, which may also have come from another.
@@ -201,6 +246,13 @@ impl<S: StateMachine> Replica<S> {
             || self.bytes_since_point >= self.config.snapshot_bytes;
         if is_due || matches!(entry.payload, Payload::SnapshotPoint) {
             self.freeze();
+        }
+    }
+
+    /// An entry of a meeting, judged by what lies before it.
+    fn meet(&mut self, entry: &Entry) {
+        if let Some(ours) = self.incarnation {
+            self.standing.meet(&self.config, ours, self.commands, entry);
         }
     }
 
@@ -237,6 +289,9 @@ impl<S: StateMachine> Replica<S> {
             report(Applied::UnknownSession(id));
             return;
         };
+        // What it would do is not in the weight that was offered, and would be lost with the seal.
+        let refuses = matches!(self.standing.phase(), Phase::Frozen(_))
+            && !mutant!(config, AppliedWhileFrozen);
         let bytes_before = session.outputs_bytes();
         let is_own = session.owner() == self.owner;
         session.touch(context.index, batch.acked_through);
@@ -265,6 +320,9 @@ impl<S: StateMachine> Replica<S> {
                     self.state.apply(context, command);
                 }
                 is_own.then(|| session.outcome(sequence))
+            } else if refuses && command.is_some() {
+                session.push_refused(context.index, bytes_max);
+                is_own.then_some(Outcome::Refused)
             } else {
                 let output = command.map(|command| self.state.apply(context, &command));
                 self.commands = self.commands.saturating_add(u64::from(output.is_some()));
@@ -302,6 +360,7 @@ impl<S: StateMachine> Replica<S> {
             configured_at: self.configured_at,
             sessions: self.sessions.clone(),
             commands: self.commands,
+            standing: self.standing.clone(),
             state: self.state.freeze(),
         }));
     }
@@ -335,6 +394,7 @@ impl<S: StateMachine> Replica<S> {
             sessions
         };
         self.commands = header.commands;
+        self.standing = header.standing;
         self.applied = manifest.position;
         self.incarnation = Some(manifest.incarnation);
         self.configure(manifest.configured_at, manifest.configuration.clone());
@@ -350,9 +410,10 @@ impl<F: FrozenState> Frozen<F> {
         let mut parts = sessions.chunks(CHUNK_LEN);
         let header = Header {
             commands: self.commands,
+            standing: self.standing.clone(),
             session_chunks: parts.len() as u32,
         };
-        let mut first = wire::encode(&header).expect("two numbers can always be encoded");
+        let mut first = wire::encode(&header).expect("numbers and names can always be encoded");
         first.extend_from_slice(parts.next().unwrap_or_default());
         let mut chunks = vec![Bytes::from(first)];
         chunks.extend(parts.map(Bytes::copy_from_slice));
@@ -390,6 +451,9 @@ fn parse(snapshot: &Snapshot) -> Result<(Header, Sessions, &[Bytes]), RestoreErr
     let first = chunks.first().ok_or_else(|| unreadable(&"missing"))?;
     let (header, rest): (Header, _) =
         postcard::take_from_bytes(first).map_err(|error| unreadable(&error))?;
+    if !header.standing.is_sound() {
+        return Err(unreadable(&"too many meetings"));
+    }
     let split = (header.session_chunks as usize).max(1);
     let (sessions, state) = chunks
         .split_at_checked(split)
@@ -823,6 +887,88 @@ mod tests {
         }
         before.install(&good).unwrap();
         assert_eq!(items(&before), [b"a"]);
+    }
+
+    fn greater() -> Incarnation {
+        Incarnation(Digest::from_bytes([0xff; 32]))
+    }
+
+    fn frozen_at(index: u64) -> Position {
+        entry(index, Payload::Blank).position()
+    }
+
+    #[test]
+    fn commands_behind_the_freeze_are_refused_once_and_for_all() {
+        let mut replica = with_sessions(1_000);
+        let frozen = Payload::Frozen { to: greater() };
+        let thawed = Payload::Thawed {
+            offer: frozen_at(5),
+        };
+        let reports = apply_all(
+            &mut replica,
+            vec![
+                commands(2, 1, &[b"a"]),
+                frozen,
+                commands(2, 1, &[b"a", b"b"]),
+                thawed,
+                commands(2, 2, &[b"b", b"c"]),
+            ],
+        );
+        assert_eq!(
+            reports,
+            [
+                ended(1, output(4, 0)),
+                ended(1, output(4, 0)),
+                ended(2, Outcome::Refused),
+                ended(2, Outcome::Refused),
+                ended(3, output(8, 1)),
+            ]
+        );
+        assert_eq!(items(&replica), [b"a", b"c"]);
+        assert_eq!(replica.commands(), 2);
+    }
+
+    #[test]
+    fn nothing_behind_a_seal_means_anything_also_to_who_began_with_a_snapshot() {
+        let mut replica = with_sessions(1_000);
+        let offer = frozen_at(5);
+        let into = greater();
+        apply_all(
+            &mut replica,
+            vec![
+                commands(2, 1, &[b"a"]),
+                Payload::Frozen { to: into },
+                commands(3, 1, &[b"refused"]),
+                Payload::SnapshotPoint,
+            ],
+        );
+        let mut other = self::replica(1, 1_000);
+        other.install(&replica.snapshot().unwrap()).unwrap();
+        assert_eq!(other.standing(), replica.standing());
+        for replica in [&mut replica, &mut other] {
+            let void = apply_all(
+                replica,
+                vec![
+                    Payload::Sealed { into, offer },
+                    commands(2, 1, &[b"a", b"b"]),
+                    Payload::Open(owner(7)),
+                    Payload::Thawed { offer },
+                    Payload::SnapshotPoint,
+                ],
+            );
+            assert_eq!(void, []);
+            let seal = replica.standing().phase().seal().unwrap();
+            assert_eq!((seal.into, seal.commands), (into, 1));
+            assert_eq!(seal.at, frozen_at(8));
+            assert_eq!(items(replica), [b"a"]);
+        }
+        assert_eq!(other.snapshot(), replica.snapshot());
+        let given_up = replica.give_up(owner(9)).unwrap();
+        let mut read = List::default();
+        read.restore(&given_up).unwrap();
+        assert_eq!(read, other.state);
+        assert_eq!((items(&replica), replica.commands()), (vec![], 0));
+        assert_eq!(replica.standing(), &Standing::default());
     }
 
     #[test]

@@ -239,8 +239,13 @@ impl Core {
         // One or two voters are easily lost. Learners that keep up are waited for, but not for long.
         if configuration.voters.len() < 3 {
             let fresh = |heard_at: Instant| now.since(heard_at) < self.config.election_timeout;
+            // Who is being removed is sent nothing before that is committed: it would be waited for in vain.
+            let before = (self.log.configured_at() > self.commit)
+                .then(|| self.log.configuration_as_of(self.commit));
+            let goes = |member: &Member| before.is_some_and(|before| before.is_voter(member));
             let waited_for = leading.progress.iter().filter(|(member, progress)| {
                 !configuration.is_voter(member)
+                    && !goes(member)
                     && progress.kept_up_since.is_some()
                     && progress.skipped_until <= now
                     && !progress.is_suspect

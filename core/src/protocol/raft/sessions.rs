@@ -193,8 +193,9 @@ pub(super) struct Session {
 struct Stored {
     /// The entry it was in.
     index: Index,
-    /// `None`: it was given up.
+    /// `None`: it was given up, or refused.
     output: Option<Bytes>,
+    is_refused: bool,
 }
 
 impl Stored {
@@ -215,6 +216,8 @@ pub(super) enum Outcome {
     },
     /// It was given up before it was applied.
     GivenUp,
+    /// It was not applied, since the incarnation was frozen.
+    Refused,
     /// It ended, and what came of it is no longer kept.
     Lost,
 }
@@ -257,7 +260,26 @@ impl Session {
     /// Takes note of how the command after [`last`](Self::last) ended in entry `index`: with an output, or
     /// given up. Drops the oldest outputs above `bytes_max`.
     pub(super) fn push(&mut self, index: Index, output: Option<Bytes>, bytes_max: u64) {
-        let stored = Stored { index, output };
+        let is_refused = false;
+        let stored = Stored {
+            index,
+            output,
+            is_refused,
+        };
+        self.store(stored, bytes_max);
+    }
+
+    /// Takes note that the command after [`last`](Self::last) was refused in entry `index`.
+    pub(super) fn push_refused(&mut self, index: Index, bytes_max: u64) {
+        let stored = Stored {
+            index,
+            output: None,
+            is_refused: true,
+        };
+        self.store(stored, bytes_max);
+    }
+
+    fn store(&mut self, stored: Stored, bytes_max: u64) {
         self.last = self.last.next();
         self.outputs_bytes += stored.size();
         self.outputs.push_back(stored);
@@ -281,10 +303,14 @@ impl Session {
             .and_then(|at| self.outputs.get(usize::try_from(at).ok()?));
         match stored {
             None => Outcome::Lost,
+            Some(Stored {
+                is_refused: true, ..
+            }) => Outcome::Refused,
             Some(Stored { output: None, .. }) => Outcome::GivenUp,
             Some(Stored {
                 index,
                 output: Some(output),
+                ..
             }) => Outcome::Applied {
                 index: *index,
                 output: output.clone(),
@@ -319,6 +345,9 @@ impl Session {
         for stored in &self.outputs {
             if stored.index < previous || stored.index > self.used {
                 return impossible("has outputs out of order");
+            }
+            if stored.is_refused && stored.output.is_some() {
+                return impossible("has an output of a command that was refused");
             }
             previous = stored.index;
         }
@@ -597,6 +626,7 @@ mod tests {
         let stored = |index| Stored {
             index: Index(index),
             output: None,
+            is_refused: false,
         };
         let session = |last, used, outputs: &[u64]| Session {
             owner: owner(1, 1, 0),

@@ -1,6 +1,7 @@
 //! What can be seen of a machine from outside.
 
 use super::configuration::Configuration;
+use super::standing::Phase;
 use super::types::{Incarnation, Index, Member, Position, Term};
 
 /// Where a member stands, for its node, for inspection and for checks.
@@ -24,6 +25,10 @@ pub struct Status<'a> {
     pub applied: Index,
     /// How many commands of clients have been applied, by all members alike.
     pub commands: u64,
+    /// It lacks entries that others have, and asks them.
+    pub is_catching_up: bool,
+    /// Whether its incarnation goes on, as far as that is applied.
+    pub phase: Phase,
     /// The lowest index of which it has the entry.
     pub kept_from: Index,
     /// The voters in force.

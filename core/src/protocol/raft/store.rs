@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::configuration::Configuration;
 use super::entry::Entry;
+use super::standing::Seal;
 use super::types::{Incarnation, Index, Member, Position, Term};
 use crate::id::{Digest, GroupId, Instance};
 
@@ -16,7 +17,7 @@ use crate::id::{Digest, GroupId, Instance};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HardState {
     /// Which life of the node this is. A durable member keeps it across restarts; one that leaves a
-    /// founding draws another in the same write that forgets the founding.
+    /// founding, or gives up an incarnation for another, draws another in the same write that forgets it.
     pub instance: Instance,
     /// How often the node has started with this store. One that is lower than seen before shows that the
     /// store was set back.
@@ -27,7 +28,13 @@ pub struct HardState {
     pub term: Term,
     /// Whom it has voted for in that term.
     pub vote: Option<Member>,
+    /// The last incarnations that it has given up for others, the latest one first: others may still have to
+    /// hear of it.
+    pub seals: [Option<Seal>; SEALS],
 }
+
+/// Incarnations given up that a member remembers across restarts.
+pub(super) const SEALS: usize = 4;
 
 /// What a snapshot covers, and the digests of its parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +76,7 @@ pub struct StagedChunk {
 /// of it is what [`Outline::carry_out`](super::Outline::carry_out) checks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Write {
-    /// Forgets log and snapshots, staged ones too: the node has left its founding. The hard state stays,
+    /// Forgets log and snapshots, staged ones too: the node has left its incarnation. The hard state stays,
     /// unless it is replaced.
     pub reset: bool,
     /// Replaces the hard state. The first write of a group has one.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::configuration::Configuration;
 use super::entry::{Entry, Payload};
-use super::store::{HardState, Manifest, StagedChunk};
+use super::store::{HardState, Manifest, SEALS, StagedChunk};
 use super::types::{Incarnation, Index, Position, Term};
 use crate::id::{Digest, Instance};
 
@@ -17,6 +17,7 @@ pub(super) fn hard_state(boot: u64) -> HardState {
         incarnation: None,
         term: Term(boot),
         vote: None,
+        seals: [None; SEALS],
     }
 }
 

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use super::super::*;
 use super::harness::EPOCH;
 use super::laws::{entry, key};
-use crate::id::{Instance, NetworkId, PeerId, SecretKey, StreamId, Tag, UniqueId};
+use crate::id::{GroupId, Instance, NetworkId, PeerId, SecretKey, StreamId, Tag, UniqueId};
 use crate::protocol::Machine;
 use crate::time::{Duration, Instant, WallTime};
 
@@ -422,10 +422,18 @@ fn changes_of_the_own_entry_do_what_they_say() {
     let stream = StreamInfo {
         schema: crate::id::Digest::of("x", &[]),
     };
+    let candidate = GroupInfo { incarnation: None };
+    let member = GroupInfo {
+        incarnation: Some(crate::id::Digest::of("founding", &[])),
+    };
     for change in [
         LocalChange::AddTags(["a", "b"].map(Tag::from).to_vec()),
         LocalChange::RemoveTags(vec![Tag::from("a")]),
         LocalChange::SetStream(StreamId::from("s"), stream),
+        LocalChange::SetGroup(GroupId::from("g"), candidate),
+        LocalChange::SetGroup(GroupId::from("h"), candidate),
+        LocalChange::SetGroup(GroupId::from("g"), member),
+        LocalChange::RemoveGroup(GroupId::from("h")),
         LocalChange::AddTicket(ticket("x", b"1")),
         LocalChange::AddTicket(ticket("x", b"2")),
         LocalChange::AddTicket(ticket("y", b"3")),
@@ -447,6 +455,8 @@ fn changes_of_the_own_entry_do_what_they_say() {
     let own = single.machine.local();
     assert_eq!(own.tags().iter().collect::<Vec<_>>(), [&Tag::from("b")]);
     assert_eq!(own.streams()[&StreamId::from("s")], stream);
+    let groups: Vec<_> = own.groups().iter().collect();
+    assert_eq!(groups, [(&GroupId::from("g"), &member)]);
     assert_eq!(own.tickets(), [ticket("x", b"4")]);
     assert_eq!(own.tickets_of(UniqueId::from("y")).count(), 0);
     assert_eq!(own.extensions()[&7], "later");

@@ -278,7 +278,13 @@ impl CatchUp {
                 }
                 Payload::Commands(batch) => batch.is_sound(),
                 Payload::Configuration(configuration) => !configuration.voters.is_empty(),
-                Payload::Blank | Payload::Open(_) | Payload::SnapshotPoint => true,
+                Payload::Blank
+                | Payload::Open(_)
+                | Payload::SnapshotPoint
+                | Payload::Frozen { .. }
+                | Payload::Decided { .. }
+                | Payload::Sealed { .. }
+                | Payload::Thawed { .. } => true,
             };
             if !is_sound || (next == Index(1)) != matches!(entry.payload, Payload::Founding(_)) {
                 return false;

@@ -35,15 +35,16 @@ impl Victim {
             machine: machine.unwrap(),
         };
         victim.handle(Input::Bonded(HOSTILE));
-        victim.hear(Message::Hello(Hello {
+        victim.hear(Message::Hello(Box::new(Hello {
             preference: LeadershipPreference::Normal,
             ping: 1,
             pong: 0,
             recovered: Index::ZERO,
             leader: None,
             left: None,
+            sealed: None,
             commit: Index::ZERO,
-        }));
+        })));
         assert!(victim.machine.status().incarnation.is_some());
         victim
     }

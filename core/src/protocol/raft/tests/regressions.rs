@@ -84,6 +84,7 @@ fn what_as_many_as_expected_have_accepted_needs_no_more_than_a_majority() {
                     incarnation: status.incarnation,
                     term: status.term,
                     vote: status.leader,
+                    seals: Default::default(),
                 },
                 snapshot: None,
                 entries: entries.collect(),

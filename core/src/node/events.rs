@@ -1,22 +1,22 @@
-//! Events of producers and consumers.
+//! Events of streams and groups, each to all who listen.
 
 use tokio::sync::broadcast;
 
 use crate::node::discovery::EventsLagged;
 
 /// Events kept for who does not take them in time.
-pub(super) const BACKLOG: usize = 100;
+pub(crate) const BACKLOG: usize = 100;
 
-/// What happens to a producer or consumer, in order.
+/// What happens to a producer, a consumer or a group, in order.
 #[derive(Debug)]
 pub struct Events<E>(broadcast::Receiver<E>);
 
 impl<E: Clone> Events<E> {
-    pub(super) fn new(sender: &broadcast::Sender<E>) -> Self {
+    pub(crate) fn new(sender: &broadcast::Sender<E>) -> Self {
         Self(sender.subscribe())
     }
 
-    /// The next event, or `None` once the producer or consumer has ended and its handles are dropped.
+    /// The next event, or `None` once what it is of has ended and its handles are dropped.
     /// Cancellation safe.
     ///
     /// # Errors

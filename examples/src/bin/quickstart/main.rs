@@ -1,7 +1,10 @@
 //! The whole of Smalti in one run: nodes that know one address find each other over QUIC, two of them
-//! produce, the others consume, and every datum is checked.
+//! produce, the others consume, and every datum is checked. Then three more form a group, which loses its leader and
+//! nothing else.
 //!
 //! `cargo run --release --bin quickstart -- --help` tells what can be changed.
+
+mod group;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -16,7 +19,8 @@ use smalti::{Bytes, Consumer, PeerId, Producer, discovery, tag};
 use smalti::{Network, NetworkBuilderExt, NetworkExt};
 
 /// Starts nodes over QUIC on loopback that know one bootstrap address, lets them find each other, streams
-/// from two producers to all other nodes, and checks that everything arrives in order.
+/// from two producers to all other nodes, and checks that everything arrives in order. Then three more nodes form a
+/// group and execute commands; its leader is killed, and nothing that was acknowledged may be lost.
 #[derive(Parser)]
 #[command(name = "quickstart", version)]
 struct Options {
@@ -29,6 +33,9 @@ struct Options {
     /// Bytes of payload in each datum.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=8 * 1_024 * 1_024))]
     size: u32,
+    /// How many commands each member of the group executes, before and after the leader's death.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    commands: u64,
     /// Give up where the run takes longer than this, in seconds.
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
@@ -127,6 +134,7 @@ async fn run(options: &Options) -> Result<()> {
     print_topology(&nodes, &producers, &consumers);
     print_rate(options, consumers.len(), elapsed);
     drop((producers, consumers));
+    group::run(&nodes[0].local().addr(), options.commands).await?;
     for node in &nodes {
         node.shutdown().await;
     }

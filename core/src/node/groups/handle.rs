@@ -1,0 +1,619 @@
+//! The public handle of a group.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::calls::Outcomes;
+use super::error::{CommandError, QueryError, Stopped};
+use super::inbox::Event;
+use super::machine::{Answer, NoOp, Snapshot, StateMachine};
+use super::switchboard::Switchboard;
+use super::view::{GroupStatus, When};
+use crate::id::{GroupId, PeerId};
+use crate::node::events::Events;
+use crate::node::watched::Watched;
+use crate::protocol::bonds::{BondInfo, BondState, Refusal};
+use crate::protocol::raft::{
+    self, COMMAND_LEN_MAX, CallOutcome, Config, Incarnation, Index, Position, Rejection,
+    RestoreError, Version,
+};
+use crate::wire;
+
+/// What commands that wait may count for together: so many of them, and so many KiB.
+pub(super) const BUDGET: usize = 65_536;
+
+/// One that is larger counts for so many bytes each time.
+const COST_UNIT: usize = 1_024;
+
+/// What a query sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Consistency {
+    /// The state of this node, which may be behind. Answered at once.
+    Weak,
+    /// All that was acknowledged anywhere before the query began (linearizable). Takes one round trip at the
+    /// leader, two elsewhere, and fails while no majority can be reached.
+    Strong,
+}
+
+/// A command that was applied, once, by a majority of the voters' agreement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Executed<O> {
+    /// Where in the history of the group.
+    pub version: Version,
+    /// What the state machine gave for it.
+    pub output: O,
+}
+
+impl<O> Deref for Executed<O> {
+    type Target = O;
+
+    fn deref(&self) -> &O {
+        &self.output
+    }
+}
+
+impl<O> From<Executed<O>> for Index {
+    fn from(executed: Executed<O>) -> Self {
+        executed.version.index
+    }
+}
+
+/// What became of a command of `M`.
+type ExecutedOr<M> =
+    Result<Executed<<M as StateMachine>::Output>, CommandError<<M as StateMachine>::Command>>;
+
+/// The answer to a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queried<R> {
+    /// The state that it was read from; `None` before this node belongs to the group.
+    pub version: Option<Version>,
+    /// What the state machine said.
+    pub result: R,
+}
+
+impl<R> Deref for Queried<R> {
+    type Target = R;
+
+    fn deref(&self) -> &R {
+        &self.result
+    }
+}
+
+/// What happens to a group on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GroupEvent {
+    /// A member has proved the group's key.
+    Bonded(PeerId),
+    /// There is no bond with it any more.
+    Unbonded(PeerId),
+    /// A peer that names the group in the catalog is not bonded.
+    Refused(PeerId, Refusal),
+    /// The node belongs to this life of the group now.
+    Joined(Incarnation),
+    /// It has left a founding that could never be completed.
+    LeftFounding(Incarnation),
+    /// It follows this leader now, which may be itself; `None` while it knows of none.
+    Leader(Option<PeerId>),
+    /// It is one of the voters now, or no longer.
+    Voting(bool),
+    /// A snapshot has moved the state to here, without applying what lies between.
+    Restored(Index),
+    /// Two foundings of the group have met, and the life that the node belonged to was given up for the other, to
+    /// which it belongs now. Its state has begun anew; calls that were open have failed.
+    Superseded(Arc<Superseded>),
+    /// The group does nothing any more on this node.
+    Stopped(Stopped),
+}
+
+/// A life of a group that was given up, and its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Superseded {
+    /// The life that has ended, and how far this node had applied its log.
+    pub version: Version,
+    /// The one that goes on.
+    pub into: Incarnation,
+    /// Commands that the [state](Self::state) holds.
+    pub commands: u64,
+    /// Commands that were applied in that life in all: more than the state holds where this node was told of the end
+    /// before it had applied everything.
+    pub commands_in_all: u64,
+    chunks: Vec<Bytes>,
+}
+
+impl Superseded {
+    /// The state that was given up.
+    ///
+    /// # Errors
+    /// Where `S` is not the [snapshot](StateMachine::Snapshot) of the group's state machine.
+    pub fn state<S: Snapshot>(&self) -> Result<S, RestoreError> {
+        S::from_chunks(&self.chunks)
+    }
+}
+
+impl From<raft::Superseded> for Superseded {
+    fn from(superseded: raft::Superseded) -> Self {
+        Self {
+            version: superseded.version,
+            into: superseded.into,
+            commands: superseded.commands,
+            commands_in_all: superseded.commands_in_all,
+            chunks: superseded.state,
+        }
+    }
+}
+
+/// A group on this node: sends commands, asks queries, and says where the group stands.
+///
+/// A clone is the same membership. When the last clone is dropped the node leaves the group if it keeps nothing on
+/// disk, and otherwise goes away as for a restart. [`leave`](Self::leave) leaves for good.
+pub struct Group<M: StateMachine = NoOp>(Arc<Inner<M>>);
+
+pub(super) struct Inner<M: StateMachine> {
+    pub(super) id: GroupId,
+    pub(super) config: Config,
+    pub(super) events: mpsc::UnboundedSender<Event<M>>,
+    pub(super) status: Arc<Watched<GroupStatus>>,
+    pub(super) budget: Arc<Semaphore>,
+    pub(super) notices: broadcast::Sender<GroupEvent>,
+    pub(super) switchboard: Switchboard,
+    pub(super) closing: CancellationToken,
+    pub(super) ended: watch::Receiver<bool>,
+}
+
+impl<M: StateMachine> Drop for Inner<M> {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}
+
+impl<M: StateMachine> Clone for Group<M> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<M: StateMachine> fmt::Debug for Group<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group")
+            .field("id", &self.0.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M: StateMachine> Group<M> {
+    pub(super) fn new(inner: Inner<M>) -> Self {
+        Self(Arc::new(inner))
+    }
+
+    /// The group's id: the digest of its key and of all that its members agree on.
+    #[must_use]
+    pub fn id(&self) -> GroupId {
+        self.0.id
+    }
+
+    /// How consensus is run.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// Where this node stands in the group.
+    #[must_use]
+    pub fn status(&self) -> GroupStatus {
+        self.0.status.get()
+    }
+
+    /// The leader, as far as this node knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<PeerId> {
+        self.status().leader
+    }
+
+    /// Whether this node leads, as far as it knows.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.status().is_leader()
+    }
+
+    /// How far this node knows the log to be committed.
+    #[must_use]
+    pub fn committed(&self) -> Index {
+        self.status().committed
+    }
+
+    /// Where this node's log ends.
+    #[must_use]
+    pub fn log_position(&self) -> Position {
+        self.status().last
+    }
+
+    /// Conditions to wait for.
+    #[must_use]
+    pub fn when(&self) -> When {
+        When::new(self.0.status.clone())
+    }
+
+    /// What happens from now on.
+    #[must_use]
+    pub fn events(&self) -> Events<GroupEvent> {
+        Events::new(&self.0.notices)
+    }
+
+    /// The bonds with the other members, at this moment.
+    #[must_use]
+    pub fn bonds(&self) -> Bonds {
+        Bonds(self.0.switchboard.topology(self.0.id))
+    }
+
+    /// Executes a command and gives what the state machine made of it. When it returns, the command is committed by
+    /// a majority of the voters, durably where the group is, and applied on this node.
+    ///
+    /// It is applied exactly once, however often it has to be sent. Commands of one handle are applied in the order
+    /// in which they were first polled.
+    ///
+    /// Where it is dropped before it ends, the command may still be applied. Waits for at most twice the
+    /// [command timeout](super::GroupBuilder::with_command_timeout), and before that while 65,536 commands or 64 MiB
+    /// of this node wait already.
+    ///
+    /// # Errors
+    /// [`CommandError`]. It tells what was certainly not applied, and is given back, from what may have been.
+    pub async fn execute(
+        &self,
+        command: M::Command,
+    ) -> Result<Executed<M::Output>, CommandError<M::Command>> {
+        self.feed(command).await?.await
+    }
+
+    /// Executes commands, in their order. Other commands may come between them; they share entries of the log, so this
+    /// is far cheaper than one at a time.
+    ///
+    /// Gives one result for each. What holds of [`execute`](Self::execute) holds of each.
+    pub async fn execute_many(
+        &self,
+        commands: impl IntoIterator<Item = M::Command>,
+    ) -> Vec<Result<Executed<M::Output>, CommandError<M::Command>>> {
+        self.feed_many(commands).await.await
+    }
+
+    /// Hands over a command without waiting for its outcome, which the future that is returned gives. Dropping that
+    /// future takes nothing back.
+    ///
+    /// Waits while 65,536 commands or 64 MiB of this node wait already. Cancellation safe: where it is dropped before
+    /// it ends, the command is not sent.
+    ///
+    /// # Errors
+    /// [`CommandError`], where the command was not sent.
+    pub async fn feed(&self, command: M::Command) -> Result<Pending<M>, CommandError<M::Command>> {
+        let bytes = match self.encode(&command, &mut BytesMut::new()) {
+            Ok(bytes) => bytes,
+            Err(error) => return Err(error.map(|()| command)),
+        };
+        match self.send(vec![bytes]).await {
+            Some(answer) => Ok(Pending {
+                answer,
+                command: Some(command),
+                group: self.clone(),
+            }),
+            None => Err(CommandError::Stopped {
+                command,
+                why: self.why_stopped(),
+            }),
+        }
+    }
+
+    /// Hands over commands, in their order, without waiting for their outcomes, which the future that is returned
+    /// gives, one for each. Dropping that future takes nothing back.
+    ///
+    /// Waits as [`feed`](Self::feed) does. Where it is dropped before it ends, some of the commands may have been sent.
+    pub async fn feed_many(
+        &self,
+        commands: impl IntoIterator<Item = M::Command>,
+    ) -> PendingMany<M> {
+        let commands = commands.into_iter();
+        let mut pending = PendingMany {
+            requests: VecDeque::new(),
+            results: Vec::with_capacity(commands.size_hint().0),
+            group: self.clone(),
+        };
+        let mut buffer = BytesMut::new();
+        let mut request = Unsent::default();
+        for command in commands {
+            let encoded = match self.encode(&command, &mut buffer) {
+                Ok(bytes) => {
+                    if request.cost + cost(&bytes) > BUDGET / 4 {
+                        pending.send(std::mem::take(&mut request)).await;
+                    }
+                    request.cost += cost(&bytes);
+                    request.bytes.push(bytes);
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
+            request.commands.push((command, encoded.err()));
+        }
+        pending.send(request).await;
+        pending
+    }
+
+    /// Asks about the state.
+    ///
+    /// Cancellation safe. Waits for at most [`query_timeout`](Config::query_timeout) where it is
+    /// [`Strong`](Consistency::Strong).
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub async fn query(
+        &self,
+        query: M::Query,
+        consistency: Consistency,
+    ) -> Result<Queried<M::QueryResult>, QueryError> {
+        let (reply, answer) = oneshot::channel();
+        let event = Event::Query {
+            query,
+            consistency,
+            reply,
+        };
+        let sent = self.0.events.send(event);
+        match sent.ok() {
+            Some(()) => answer.await.ok(),
+            None => None,
+        }
+        .unwrap_or_else(|| Err(QueryError::Stopped(self.why_stopped())))
+    }
+
+    /// Hands leadership to another voter, where this node leads and there is one that is level with it. Done in the
+    /// background: [`When::is_follower`] tells.
+    pub fn transfer_leadership(&self) {
+        // Fails only where the group has stopped: this node leads nothing then.
+        let _ = self.0.events.send(Event::TransferLeadership);
+    }
+
+    /// Leaves the group for good: the node votes no longer, and what it keeps of the group on disk is removed.
+    /// All handles are of no use from then on.
+    ///
+    /// Completes when the group has stopped on this node, after the
+    /// [graceful departure window](crate::discovery::Config::graceful_departure_window) at the latest; the last voter
+    /// cannot be replaced and goes without. Cancellation safe: the departure goes on.
+    pub async fn leave(&self) {
+        // Fails only where the group has stopped already.
+        let _ = self.0.events.send(Event::Leave);
+        let mut ended = self.0.ended.clone();
+        // An error means that the worker is gone.
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    fn why_stopped(&self) -> Stopped {
+        self.status().stopped.unwrap_or(Stopped::ShutDown)
+    }
+
+    fn encode(
+        &self,
+        command: &M::Command,
+        buffer: &mut BytesMut,
+    ) -> Result<Bytes, CommandError<()>> {
+        let start = buffer.len();
+        if let Err(error) = wire::encode_into(command, buffer) {
+            buffer.truncate(start);
+            return Err(CommandError::Unencodable { command: (), error });
+        }
+        let bytes = buffer.split().freeze();
+        if bytes.len() > COMMAND_LEN_MAX {
+            return Err(CommandError::TooLong {
+                command: (),
+                len: bytes.len(),
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// Sends commands once the budget allows it. `None`: the group has stopped.
+    async fn send(&self, commands: Vec<Bytes>) -> Option<oneshot::Receiver<Outcomes>> {
+        let cost: usize = commands.iter().map(cost).sum();
+        let permits = u32::try_from(cost).unwrap_or(u32::MAX);
+        // Given back by the worker when the request is answered.
+        self.0.budget.acquire_many(permits).await.ok()?.forget();
+        let (reply, answer) = oneshot::channel();
+        let event = Event::Execute {
+            commands,
+            cost,
+            reply,
+        };
+        self.0.events.send(event).ok()?;
+        Some(answer)
+    }
+
+    /// What an outcome means to the caller.
+    fn result(
+        &self,
+        command: M::Command,
+        outcome: Option<CallOutcome>,
+    ) -> Result<Executed<M::Output>, CommandError<M::Command>> {
+        match outcome {
+            Some(CallOutcome::Applied { version, output }) => match wire::decode(&output) {
+                Ok(Answer::Output(output)) => Ok(Executed { version, output }),
+                Ok(Answer::Undecodable) => Err(CommandError::Refused(command)),
+                Err(error) => Err(CommandError::Undecodable(error)),
+            },
+            Some(CallOutcome::OutputLost { .. }) => Err(CommandError::OutputLost),
+            Some(CallOutcome::GivenUp) => Err(CommandError::TimedOut(command)),
+            Some(CallOutcome::Rejected(Rejection::TooLong { len, .. })) => {
+                Err(CommandError::TooLong { command, len })
+            }
+            Some(CallOutcome::Rejected(Rejection::Busy { .. })) => Err(CommandError::Busy(command)),
+            Some(CallOutcome::Rejected(Rejection::Frozen)) => Err(CommandError::Frozen(command)),
+            Some(CallOutcome::Superseded { incarnation, into }) => Err(CommandError::Superseded {
+                command,
+                incarnation,
+                into,
+            }),
+            Some(CallOutcome::Rejected(Rejection::Stopped)) => Err(CommandError::Stopped {
+                command,
+                why: self.why_stopped(),
+            }),
+            Some(CallOutcome::Unknown) | None => Err(CommandError::Unknown),
+        }
+    }
+}
+
+/// What a command counts for in the budget.
+fn cost(bytes: &Bytes) -> usize {
+    bytes.len().div_ceil(COST_UNIT).max(1)
+}
+
+/// The outcome of a command that was handed over.
+#[must_use = "the outcome of a command is known only to who awaits it"]
+pub struct Pending<M: StateMachine> {
+    answer: oneshot::Receiver<Outcomes>,
+    /// Taken when the future completes.
+    command: Option<M::Command>,
+    group: Group<M>,
+}
+
+// Nothing in it is pinned.
+impl<M: StateMachine> Unpin for Pending<M> {}
+
+impl<M: StateMachine> Future for Pending<M> {
+    type Output = Result<Executed<M::Output>, CommandError<M::Command>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcomes = std::task::ready!(Pin::new(&mut self.answer).poll(cx));
+        let outcome = outcomes
+            .ok()
+            .and_then(|mut outcomes| outcomes.pop())
+            .flatten();
+        let Some(command) = self.command.take() else {
+            return Poll::Ready(Err(CommandError::Unknown));
+        };
+        Poll::Ready(self.group.result(command, outcome))
+    }
+}
+
+/// The outcomes of commands that were handed over together, in their order.
+#[must_use = "the outcomes of commands are known only to who awaits them"]
+pub struct PendingMany<M: StateMachine> {
+    requests: VecDeque<Sent<M>>,
+    results: Vec<ExecutedOr<M>>,
+    group: Group<M>,
+}
+
+/// Commands, each with why it cannot be sent, if it cannot.
+type Commands<C> = Vec<(C, Option<CommandError<()>>)>;
+
+struct Unsent<C> {
+    commands: Commands<C>,
+    bytes: Vec<Bytes>,
+    cost: usize,
+}
+
+impl<C> Default for Unsent<C> {
+    fn default() -> Self {
+        Self {
+            commands: Vec::new(),
+            bytes: Vec::new(),
+            cost: 0,
+        }
+    }
+}
+
+struct Sent<M: StateMachine> {
+    commands: Commands<M::Command>,
+    /// `None`: the group has stopped.
+    answer: Option<oneshot::Receiver<Outcomes>>,
+}
+
+// Nothing in it is pinned.
+impl<M: StateMachine> Unpin for PendingMany<M> {}
+
+impl<M: StateMachine> PendingMany<M> {
+    async fn send(&mut self, request: Unsent<M::Command>) {
+        let answer = if request.bytes.is_empty() {
+            let (reply, answer) = oneshot::channel();
+            // The receiver is here.
+            let _ = reply.send(Outcomes::new());
+            Some(answer)
+        } else {
+            self.group.send(request.bytes).await
+        };
+        self.requests.push_back(Sent {
+            commands: request.commands,
+            answer,
+        });
+    }
+}
+
+impl<M: StateMachine> Future for PendingMany<M> {
+    type Output = Vec<Result<Executed<M::Output>, CommandError<M::Command>>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        while let Some(request) = this.requests.front_mut() {
+            let outcomes = match &mut request.answer {
+                Some(answer) => std::task::ready!(Pin::new(answer).poll(cx)).unwrap_or_default(),
+                None => Outcomes::new(),
+            };
+            let is_stopped = request.answer.is_none();
+            let mut outcomes = outcomes.into_iter();
+            let commands = std::mem::take(&mut request.commands);
+            for (command, refused) in commands {
+                let result = match refused {
+                    Some(error) => Err(error.map(|()| command)),
+                    None if is_stopped => {
+                        let outcome = CallOutcome::Rejected(Rejection::Stopped);
+                        this.group.result(command, Some(outcome))
+                    }
+                    None => this.group.result(command, outcomes.next().flatten()),
+                };
+                this.results.push(result);
+            }
+            this.requests.pop_front();
+        }
+        Poll::Ready(std::mem::take(&mut this.results))
+    }
+}
+
+/// The bonds of a group on this node at one moment, by peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bonds(Vec<Bond>);
+
+/// Where this node stands with one peer in one group.
+pub type Bond = BondInfo;
+
+impl Bonds {
+    /// All, also those that are not up.
+    pub fn iter(&self) -> impl Iterator<Item = &Bond> {
+        self.0.iter()
+    }
+
+    /// The peers with whom a bond is up.
+    pub fn bonded(&self) -> impl Iterator<Item = PeerId> + '_ {
+        let up = self.iter().filter(|bond| is_up(bond));
+        up.map(|bond| bond.peer)
+    }
+
+    /// How many are up.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bonded().count()
+    }
+
+    /// Whether none is up.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+const fn is_up(bond: &Bond) -> bool {
+    matches!(bond.state, BondState::Bonded { .. })
+}

@@ -1,0 +1,362 @@
+//! What an application replicates, and how it becomes what consensus replicates.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::id::UniqueId;
+use crate::protocol::raft::{self, ApplyContext, FrozenState, LeadershipPreference, RestoreError};
+use crate::unique_id;
+use crate::wire;
+
+/// What a group replicates: a function of the commands applied to it, in order, and of nothing else.
+///
+/// The same commands must give the same outputs and the same state on every member: no clock, no randomness, no
+/// order of a default-hashed map, nothing of the node it runs on. A machine that panics stops its group on that
+/// node, and only there.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use smalti_core::groups::{ApplyContext, Serialized, StateMachine};
+/// use smalti_core::{UniqueId, unique_id};
+///
+/// /// Counts, and says how far it has come.
+/// #[derive(Default)]
+/// struct Counter(u64);
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Add(u64);
+///
+/// impl StateMachine for Counter {
+///     type Command = Add;
+///     type Output = u64;
+///     type Query = ();
+///     type QueryResult = u64;
+///     type Snapshot = Serialized<u64>;
+///
+///     fn signature(&self) -> UniqueId {
+///         unique_id!("counter 1")
+///     }
+///     fn apply(&mut self, Add(n): Add, _context: ApplyContext) -> u64 {
+///         self.0 = self.0.saturating_add(n);
+///         self.0
+///     }
+///     fn query(&self, (): ()) -> u64 {
+///         self.0
+///     }
+///     fn snapshot(&self) -> Serialized<u64> {
+///         Serialized(self.0)
+///     }
+///     fn restore(&mut self, Serialized(count): Serialized<u64>) {
+///         self.0 = count;
+///     }
+/// }
+///
+/// let mut counter = Counter::default();
+/// let context = ApplyContext { index: Default::default(), term: Default::default() };
+/// assert_eq!(counter.apply(Add(2), context), 2);
+/// ```
+pub trait StateMachine: Send + 'static {
+    /// What changes the state.
+    type Command: Serialize + DeserializeOwned + Send + 'static;
+    /// What the caller of a command is given. It is kept, encoded, until the caller has it.
+    type Output: Serialize + DeserializeOwned + Send + 'static;
+    /// What asks about the state. Never leaves the node.
+    type Query: Send + 'static;
+    /// The answer.
+    type QueryResult: Send + 'static;
+    /// The state at one moment.
+    type Snapshot: Snapshot;
+
+    /// Names what commands mean, what they do and how all is encoded: change it whenever one of these changes.
+    /// Members whose machines have different signatures are in different groups.
+    fn signature(&self) -> UniqueId;
+
+    /// Applies a command, and gives its output.
+    fn apply(&mut self, command: Self::Command, context: ApplyContext) -> Self::Output;
+
+    /// Answers a query. Nothing is applied meanwhile, so it should be quick.
+    fn query(&self, query: Self::Query) -> Self::QueryResult;
+
+    /// The present state, unmoved by what is applied afterwards. Called each
+    /// [`snapshot_interval`](raft::Config::snapshot_interval) entries while nothing is applied: a clone of
+    /// persistent structures is best.
+    fn snapshot(&self) -> Self::Snapshot;
+
+    /// Puts a state in place of the present one.
+    fn restore(&mut self, snapshot: Self::Snapshot);
+
+    /// How eagerly this member leads. Default: like any other.
+    fn leadership_preference(&self) -> LeadershipPreference {
+        LeadershipPreference::Normal
+    }
+}
+
+/// A state that travels in chunks to members that lack it.
+pub trait Snapshot: Send + Sized + 'static {
+    /// Whether equal states give equal chunks on every member, so that one snapshot may be put together from
+    /// several sources at once. Default: no.
+    const CANONICAL: bool = false;
+
+    /// The state as chunks of about `len` bytes each, in order.
+    fn chunks(&self, len: usize) -> Vec<Bytes>;
+
+    /// The state that the chunks hold.
+    ///
+    /// # Errors
+    /// [`RestoreError`] where they hold none.
+    fn from_chunks(chunks: &[Bytes]) -> Result<Self, RestoreError>;
+}
+
+/// A state that is small enough to be encoded in one go, by its `Serialize`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Serialized<T>(pub T);
+
+impl<T: Serialize + DeserializeOwned + Send + 'static> Snapshot for Serialized<T> {
+    fn chunks(&self, len: usize) -> Vec<Bytes> {
+        // A state that cannot be encoded is a defect of the application's, which stops the group.
+        let encoded = wire::encode(&self.0).expect("the state of a group must be encodable");
+        let encoded = Bytes::from(encoded);
+        let starts = (0..encoded.len()).step_by(len.max(1));
+        starts
+            .map(|start| encoded.slice(start..encoded.len().min(start + len.max(1))))
+            .collect()
+    }
+
+    fn from_chunks(chunks: &[Bytes]) -> Result<Self, RestoreError> {
+        let whole = chunks.concat();
+        match wire::decode(&whole) {
+            Ok(state) => Ok(Self(state)),
+            Err(error) => Err(RestoreError(error.to_string())),
+        }
+    }
+}
+
+/// A machine without a state: the group is there for its membership and its leader.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoOp {
+    preference: LeadershipPreference,
+}
+
+impl NoOp {
+    /// A member that leads as eagerly as `preference` says.
+    #[must_use]
+    pub const fn new(preference: LeadershipPreference) -> Self {
+        Self { preference }
+    }
+}
+
+impl StateMachine for NoOp {
+    type Command = ();
+    type Output = ();
+    type Query = ();
+    type QueryResult = ();
+    type Snapshot = Serialized<()>;
+
+    fn signature(&self) -> UniqueId {
+        unique_id!("smalti no-op 1")
+    }
+
+    fn apply(&mut self, (): (), _context: ApplyContext) {}
+
+    fn query(&self, (): ()) {}
+
+    fn snapshot(&self) -> Serialized<()> {
+        Serialized(())
+    }
+
+    fn restore(&mut self, _snapshot: Serialized<()>) {}
+
+    fn leadership_preference(&self) -> LeadershipPreference {
+        self.preference
+    }
+}
+
+/// What a member says of a command, encoded. Every member must come to the same.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Answer<T> {
+    /// It was applied.
+    Output(T),
+    /// Its bytes are no command: nothing was applied.
+    Undecodable,
+}
+
+/// Why a machine cannot go on.
+type Panicked = Arc<OnceLock<String>>;
+
+/// Makes an application's machine one that consensus runs.
+pub(super) struct Adapter<M> {
+    machine: M,
+    panicked: Panicked,
+}
+
+impl<M: StateMachine> Adapter<M> {
+    pub(super) fn new(machine: M) -> Self {
+        Self {
+            machine,
+            panicked: Panicked::default(),
+        }
+    }
+
+    /// What the machine has panicked with. Nothing that came of it since is to be believed.
+    pub(super) fn panicked(&self) -> Option<&str> {
+        self.panicked.get().map(String::as_str)
+    }
+
+    /// Answers a query; `None` where the machine panics or has done so.
+    pub(super) fn query(&self, query: M::Query) -> Option<M::QueryResult> {
+        guard(&self.panicked, || self.machine.query(query))
+    }
+}
+
+/// Runs code of the application's; `None` where it panics, or has done so before: its state may be torn then.
+fn guard<R>(panicked: &Panicked, run: impl FnOnce() -> R) -> Option<R> {
+    if panicked.get().is_some() {
+        return None;
+    }
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => Some(result),
+        Err(payload) => {
+            let words = payload.downcast_ref::<&str>().copied();
+            let words = words.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+            // Set once: another panic cannot come after it.
+            let _ = panicked.set(words.unwrap_or("a panic without words").to_owned());
+            None
+        }
+    }
+}
+
+impl<M: StateMachine> raft::StateMachine for Adapter<M> {
+    type Frozen = Frozen<M::Snapshot>;
+
+    fn apply(&mut self, context: ApplyContext, command: &Bytes) -> Bytes {
+        let machine = &mut self.machine;
+        let applied = guard(&self.panicked, || {
+            let answer = match wire::decode(command) {
+                Ok(command) => Answer::Output(machine.apply(command, context)),
+                Err(_) => Answer::Undecodable,
+            };
+            wire::encode(&answer).expect("the output of a command must be encodable")
+        });
+        // Whoever drives the machine looks for a panic before anything is done with this.
+        applied.map_or_else(Bytes::new, Bytes::from)
+    }
+
+    fn freeze(&self) -> Frozen<M::Snapshot> {
+        Frozen {
+            snapshot: guard(&self.panicked, || self.machine.snapshot()),
+            panicked: self.panicked.clone(),
+        }
+    }
+
+    fn restore(&mut self, chunks: &[Bytes]) -> Result<(), RestoreError> {
+        let machine = &mut self.machine;
+        let restored = guard(&self.panicked, || {
+            machine.restore(M::Snapshot::from_chunks(chunks)?);
+            Ok(())
+        });
+        restored.unwrap_or_else(|| Err(RestoreError("the state machine has panicked".to_owned())))
+    }
+
+    fn is_canonical(&self) -> bool {
+        M::Snapshot::CANONICAL
+    }
+}
+
+/// The state of an application's machine at one moment.
+pub(super) struct Frozen<S> {
+    /// `None`: the machine has panicked.
+    snapshot: Option<S>,
+    panicked: Panicked,
+}
+
+impl<S: Snapshot> FrozenState for Frozen<S> {
+    fn chunks(&self, len: usize) -> Vec<Bytes> {
+        let snapshot = self.snapshot.as_ref();
+        let chunks = snapshot.and_then(|it| guard(&self.panicked, || it.chunks(len)));
+        chunks.unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::raft::{Index, StateMachine as _, Term};
+
+    /// Panics where it is told to.
+    #[derive(Default)]
+    struct Fragile(u32);
+
+    impl StateMachine for Fragile {
+        type Command = u32;
+        type Output = u32;
+        type Query = u32;
+        type QueryResult = u32;
+        type Snapshot = Serialized<u32>;
+
+        fn signature(&self) -> UniqueId {
+            unique_id!("fragile")
+        }
+        fn apply(&mut self, command: u32, _context: ApplyContext) -> u32 {
+            assert!(command != 13, "unlucky");
+            self.0 += command;
+            self.0
+        }
+        fn query(&self, add: u32) -> u32 {
+            self.0 + add
+        }
+        fn snapshot(&self) -> Serialized<u32> {
+            Serialized(self.0)
+        }
+        fn restore(&mut self, snapshot: Serialized<u32>) {
+            self.0 = snapshot.0;
+        }
+    }
+
+    fn apply(adapter: &mut Adapter<Fragile>, command: &[u8]) -> Bytes {
+        let context = ApplyContext {
+            index: Index(1),
+            term: Term(1),
+        };
+        adapter.apply(context, &Bytes::copy_from_slice(command))
+    }
+
+    #[test]
+    fn commands_and_states_go_through() {
+        let mut adapter = Adapter::new(Fragile::default());
+        let answer = apply(&mut adapter, &wire::encode(&7_u32).unwrap());
+        assert_eq!(wire::decode(&answer), Ok(Answer::Output(7_u32)));
+        let chunks = adapter.freeze().chunks(1);
+        let mut other = Adapter::new(Fragile::default());
+        other.restore(&chunks).unwrap();
+        assert_eq!(other.query(1), Some(8));
+    }
+
+    #[test]
+    fn bytes_that_are_no_command_are_answered_and_change_nothing() {
+        let mut adapter = Adapter::new(Fragile::default());
+        let answer = apply(&mut adapter, &[0xff; 9]);
+        assert_eq!(wire::decode(&answer), Ok(Answer::<u32>::Undecodable));
+        assert_eq!((adapter.query(0), adapter.panicked()), (Some(0), None));
+    }
+
+    #[test]
+    fn after_a_panic_nothing_is_applied_answered_or_saved() {
+        let mut adapter = Adapter::new(Fragile::default());
+        apply(&mut adapter, &wire::encode(&13_u32).unwrap());
+        assert_eq!(adapter.panicked(), Some("unlucky"));
+        assert!(apply(&mut adapter, &wire::encode(&1_u32).unwrap()).is_empty());
+        assert_eq!(adapter.query(0), None);
+        assert!(adapter.freeze().chunks(8).is_empty());
+        assert!(adapter.restore(&[]).is_err());
+    }
+
+    #[test]
+    fn chunks_of_something_else_are_refused() {
+        assert!(Serialized::<u32>::from_chunks(&[Bytes::from_static(&[0xff; 12])]).is_err());
+        assert!(Serialized::<u32>::from_chunks(&[]).is_err());
+    }
+}

@@ -1,0 +1,512 @@
+//! Runs a group's machine on a node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::calls::Calls;
+use super::error::{QueryError, Stopped};
+use super::handle::{Consistency, GroupEvent, Queried};
+use super::inbox::{Event, MessageBytes, Surroundings};
+use super::machine::{Adapter, StateMachine};
+use super::switchboard::{Outgoing, Switchboard};
+use super::view::GroupStatus;
+use crate::id::{GroupId, PeerId};
+use crate::node::store::GroupStore;
+use crate::node::tasks::Tasks;
+use crate::node::watched::Watched;
+use crate::protocol::Machine;
+use crate::protocol::raft::{self, Envelope, Input, Message, Output, Raft, ReadId, Role, Version};
+use crate::time::{Duration, Instant};
+use crate::wire;
+
+/// Events taken before the machine's outputs are: what they have in common, an append to each member and a write, is
+/// then made once.
+const EVENTS_PER_TURN_MAX: usize = 1_024;
+
+/// A group in which nothing else was said for so long lets its signs of life wait for those of others.
+const IDLE_AFTER: Duration = Duration::from_secs(1);
+
+/// The memory in which messages are encoded, each time it is used up.
+const ENCODE_BUFFER_LEN: usize = 64 << 10;
+
+type Answer<M> = Result<Queried<<M as StateMachine>::QueryResult>, QueryError>;
+
+/// A query that waits until the state has come far enough.
+struct Reading<M: StateMachine> {
+    query: M::Query,
+    reply: oneshot::Sender<Answer<M>>,
+}
+
+/// What a worker is made of.
+pub(super) struct Parts<M: StateMachine> {
+    pub(super) group: GroupId,
+    pub(super) tasks: Tasks,
+    pub(super) machine: Raft<Adapter<M>>,
+    pub(super) events: mpsc::UnboundedReceiver<Event<M>>,
+    pub(super) queued: Arc<MessageBytes>,
+    pub(super) switchboard: Switchboard,
+    pub(super) store: Option<GroupStore>,
+    pub(super) status: Arc<Watched<GroupStatus>>,
+    pub(super) notices: broadcast::Sender<GroupEvent>,
+    pub(super) budget: Arc<Semaphore>,
+    /// The life of the group that is announced.
+    pub(super) announced: watch::Sender<Option<raft::Incarnation>>,
+    pub(super) closing: CancellationToken,
+    pub(super) departure_window: Duration,
+    pub(super) command_timeout: Duration,
+}
+
+/// How a worker goes about ending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    /// It does not.
+    No,
+    /// The node goes away, or nobody has a handle any more.
+    Away { until: Instant },
+    /// The node leaves the group for good.
+    Left { until: Instant },
+}
+
+/// The worker of one group.
+pub(super) struct Worker<M: StateMachine> {
+    parts: Parts<M>,
+    calls: Calls,
+    reads: BTreeMap<ReadId, Reading<M>>,
+    reads_asked: u64,
+    outgoing: Vec<Outgoing>,
+    buffer: BytesMut,
+    bonded: BTreeSet<PeerId>,
+    surroundings: Surroundings,
+    known: raft::Surroundings,
+    closing: Closing,
+    /// When something was said last that was no sign of life.
+    busy_at: Instant,
+    shown: GroupStatus,
+    stopped: Option<Stopped>,
+}
+
+impl<M: StateMachine> Worker<M> {
+    pub(super) fn new(parts: Parts<M>) -> Self {
+        Self {
+            calls: Calls::new(parts.command_timeout, parts.budget.clone()),
+            reads: BTreeMap::new(),
+            reads_asked: 0,
+            outgoing: Vec::new(),
+            buffer: BytesMut::new(),
+            bonded: BTreeSet::new(),
+            surroundings: Surroundings::default(),
+            known: raft::Surroundings::default(),
+            closing: Closing::No,
+            busy_at: Instant::ZERO,
+            shown: GroupStatus::new(),
+            stopped: None,
+            parts,
+        }
+    }
+
+    /// Runs the group until it ends on this node. Gives what it has written to, where the node has left for good.
+    pub(super) async fn run(mut self) -> Option<GroupStore> {
+        let mut batch = Vec::new();
+        loop {
+            self.end_turn();
+            if let Some(why) = self.why_ended() {
+                return self.end(why);
+            }
+            let deadline = self.deadline();
+            let parts = &mut self.parts;
+            let is_open = self.closing == Closing::No;
+            crate::select! {
+                () = cancelled(&parts.closing, is_open) => self.go_away(),
+                () = sleep(&parts.tasks, deadline) => self.due(),
+                taken = parts.events.recv_many(&mut batch, EVENTS_PER_TURN_MAX) => {
+                    // The handles' and the bonds' senders are gone only after `closing` was cancelled.
+                    if taken == 0 {
+                        return self.end(Stopped::Left);
+                    }
+                    let now = self.now();
+                    for event in batch.drain(..) {
+                        self.handle(now, event);
+                    }
+                },
+            }
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.parts.tasks.runtime().now()
+    }
+
+    fn deadline(&self) -> Option<(Instant, &'static str)> {
+        let calls = self.calls.poll_timeout().map(|at| (at, "command timeout"));
+        let closing = match self.closing {
+            Closing::No => None,
+            Closing::Away { until } | Closing::Left { until } => Some((until, "departure")),
+        };
+        let machine = self.parts.machine.poll_timeout();
+        [machine, calls, closing].into_iter().flatten().min()
+    }
+
+    fn due(&mut self) {
+        let now = self.now();
+        self.parts.machine.handle_timeout(now);
+        for call in self.calls.due(now) {
+            self.parts.machine.handle(now, Input::GiveUp(call));
+        }
+    }
+
+    // ---- What happens ----
+
+    fn handle(&mut self, now: Instant, event: Event<M>) {
+        let input = match event {
+            Event::Message(peer, payload) => {
+                self.parts.queued.taken(&payload);
+                // A bond that has ended may have left messages in the queue.
+                if !self.bonded.contains(&peer) {
+                    return;
+                }
+                match wire::decode::<Envelope>(&payload) {
+                    Ok(envelope) => {
+                        if !is_sign_of_life(&envelope.message) {
+                            self.busy_at = now;
+                        }
+                        Input::Message(peer, envelope)
+                    }
+                    Err(error) => {
+                        tracing::warn!(peer = %peer.short(), %error, "a member says what is no message");
+                        self.parts.switchboard.garbled(self.parts.group, peer);
+                        return;
+                    }
+                }
+            }
+            Event::Execute {
+                commands,
+                cost,
+                reply,
+            } => {
+                self.busy_at = now;
+                self.execute(now, commands, cost, reply);
+                return;
+            }
+            Event::Query {
+                query,
+                consistency,
+                reply,
+            } => {
+                self.query(now, consistency, Reading { query, reply });
+                return;
+            }
+            Event::Bonded(peer) => {
+                self.bonded.insert(peer);
+                self.notice(GroupEvent::Bonded(peer));
+                self.look_around(now);
+                Input::Bonded(peer)
+            }
+            Event::Unbonded(peer) => {
+                self.bonded.remove(&peer);
+                self.notice(GroupEvent::Unbonded(peer));
+                self.look_around(now);
+                Input::Unbonded(peer)
+            }
+            Event::Refused(peer, why) => {
+                self.notice(GroupEvent::Refused(peer, why));
+                return;
+            }
+            Event::Stored(Ok(write)) => Input::Persisted(write),
+            Event::Stored(Err(error)) => Input::PersistFailed(error),
+            Event::Surroundings(surroundings) => {
+                self.surroundings = surroundings;
+                self.look_around(now);
+                return;
+            }
+            Event::TransferLeadership => Input::TransferLeadership,
+            Event::Leave => {
+                let until = now + self.parts.departure_window;
+                if !matches!(self.closing, Closing::Left { .. }) {
+                    self.closing = Closing::Left { until };
+                }
+                Input::Leave
+            }
+        };
+        self.parts.machine.handle(now, input);
+    }
+
+    fn execute(
+        &mut self,
+        now: Instant,
+        commands: Vec<bytes::Bytes>,
+        cost: usize,
+        reply: oneshot::Sender<super::calls::Outcomes>,
+    ) {
+        let numbers = self.calls.open(now, commands.len(), cost, reply);
+        for (call, command) in numbers.zip(commands) {
+            self.parts
+                .machine
+                .handle(now, Input::Execute(call, command));
+        }
+    }
+
+    fn query(&mut self, now: Instant, consistency: Consistency, reading: Reading<M>) {
+        match consistency {
+            Consistency::Weak => {
+                let version = self.version();
+                self.read(reading, version);
+            }
+            Consistency::Strong => {
+                self.busy_at = now;
+                let id = ReadId(self.reads_asked);
+                self.reads_asked += 1;
+                self.reads.insert(id, reading);
+                self.parts.machine.handle(now, Input::Read(id));
+            }
+        }
+    }
+
+    fn version(&self) -> Option<Version> {
+        let status = self.parts.machine.status();
+        status.incarnation.map(|incarnation| Version {
+            incarnation,
+            index: status.applied,
+        })
+    }
+
+    fn read(&self, reading: Reading<M>, version: Option<Version>) {
+        let state = self.parts.machine.state();
+        let answer = match state.query(reading.query) {
+            Some(result) => Ok(Queried { version, result }),
+            // The group stops at the end of the turn.
+            None => Err(QueryError::Stopped(panicked(state))),
+        };
+        // Nobody listens where the caller has gone.
+        let _ = reading.reply.send(answer);
+    }
+
+    /// Tells the machine what is known of members beyond the bonds, where that has changed.
+    fn look_around(&mut self, now: Instant) {
+        let members = &self.surroundings.members;
+        let mut unbonded = members
+            .iter()
+            .filter(|(peer, incarnation)| incarnation.is_none() && !self.bonded.contains(peer));
+        let known = raft::Surroundings {
+            is_founded: members.values().any(Option::is_some),
+            incomplete: self.surroundings.awaits_bootstrap || unbonded.next().is_some(),
+        };
+        if known != self.known {
+            self.known = known;
+            self.parts.machine.handle(now, Input::Surroundings(known));
+        }
+    }
+
+    /// The node goes away: what it keeps on disk brings it back, and without any it must not be waited for.
+    fn go_away(&mut self) {
+        let now = self.now();
+        let until = now + self.parts.departure_window;
+        self.closing = Closing::Away { until };
+        let input = match self.parts.store {
+            Some(_) => Input::TransferLeadership,
+            None => Input::Leave,
+        };
+        self.parts.machine.handle(now, input);
+    }
+
+    // ---- What is wanted ----
+
+    /// Carries out what the machine wants, and shows where it stands.
+    fn end_turn(&mut self) {
+        while let Some(output) = self.parts.machine.poll_output() {
+            // What a torn state has led to must not get out: neither onto the disk nor to another member.
+            if self.parts.machine.state().panicked().is_some() {
+                break;
+            }
+            self.carry_out(output);
+        }
+        let state = self.parts.machine.state();
+        if state.panicked().is_some() {
+            self.stopped.get_or_insert(panicked(state));
+            self.outgoing.clear();
+            return;
+        }
+        if !self.outgoing.is_empty() {
+            self.parts
+                .switchboard
+                .send(self.parts.group, &mut self.outgoing);
+            self.outgoing.clear();
+        }
+        let status = self.shown.updated(&self.parts.machine.status());
+        if status != self.shown {
+            self.parts.announced.send_if_modified(|announced| {
+                std::mem::replace(announced, status.incarnation) != status.incarnation
+            });
+            self.shown.clone_from(&status);
+            self.parts.status.set(status);
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Send(peer, envelope) => self.send(peer, &envelope),
+            Output::Persist(id, write) => match &self.parts.store {
+                Some(store) => store.write(id, write),
+                // A volatile member writes nothing, and a durable one is not started without a store.
+                None => debug_assert!(false, "a member without a store has written {write:?}"),
+            },
+            Output::Completed(call, outcome) => self.calls.ended(call, outcome),
+            Output::ReadReady(id, version) => {
+                if let Some(reading) = self.reads.remove(&id) {
+                    self.read(reading, Some(version));
+                }
+            }
+            Output::ReadFailed(id, error) => {
+                if let Some(reading) = self.reads.remove(&id) {
+                    let why = || self.stopped.clone().unwrap_or(Stopped::ShutDown);
+                    let _ = reading.reply.send(Err(QueryError::of(error, why)));
+                }
+            }
+            Output::Event(event) => self.event(event),
+            Output::Stopped(reason) => {
+                self.stopped.get_or_insert(reason.into());
+            }
+        }
+    }
+
+    fn send(&mut self, peer: PeerId, envelope: &Envelope) {
+        let now = self.now();
+        let is_sign_of_life = is_sign_of_life(&envelope.message);
+        if !is_sign_of_life {
+            self.busy_at = now;
+        }
+        if self.buffer.capacity() < ENCODE_BUFFER_LEN / 16 {
+            self.buffer.reserve(ENCODE_BUFFER_LEN);
+        }
+        if let Err(error) = wire::encode_into(envelope, &mut self.buffer) {
+            debug_assert!(false, "our own messages can be encoded: {error}");
+            self.buffer.clear();
+            return;
+        }
+        self.outgoing.push(Outgoing {
+            peer,
+            payload: self.buffer.split().freeze(),
+            can_wait: is_sign_of_life && now.since(self.busy_at) > IDLE_AFTER,
+        });
+    }
+
+    fn event(&self, event: raft::Event) {
+        let notice = match event {
+            raft::Event::Joined(incarnation) => GroupEvent::Joined(incarnation),
+            raft::Event::LeftFounding(incarnation) => GroupEvent::LeftFounding(incarnation),
+            raft::Event::Leader(_, leader) => GroupEvent::Leader(leader.map(|leader| leader.peer)),
+            raft::Event::Restored(index) => GroupEvent::Restored(index),
+            raft::Event::Voting(votes) => GroupEvent::Voting(votes),
+            raft::Event::Superseded(superseded) => {
+                tracing::warn!(
+                    group = %self.parts.group.short(),
+                    given_up = %superseded.version.incarnation,
+                    into = %superseded.into,
+                    commands = superseded.commands,
+                    "two foundings of a group have met, and this node's was given up"
+                );
+                GroupEvent::Superseded(Arc::new((*superseded).into()))
+            }
+            // The status shows it.
+            raft::Event::Committed(_) => return,
+        };
+        self.notice(notice);
+    }
+
+    fn notice(&self, notice: GroupEvent) {
+        // Fails only where nobody listens.
+        let _ = self.parts.notices.send(notice);
+    }
+
+    // ---- The end ----
+
+    fn why_ended(&self) -> Option<Stopped> {
+        if let Some(why) = &self.stopped {
+            return Some(why.clone());
+        }
+        let (until, is_away) = match self.closing {
+            Closing::No => return None,
+            Closing::Away { until } => (until, true),
+            Closing::Left { until } => (until, false),
+        };
+        let status = self.parts.machine.status();
+        // Nobody is there to be told, or to take over.
+        let is_alone = self.bonded.is_empty();
+        let has_handed_over = self.parts.store.is_some() && status.role != Role::Leader;
+        let is_done = is_alone || (is_away && has_handed_over) || self.now() >= until;
+        is_done.then_some(if is_away {
+            Stopped::ShutDown
+        } else {
+            Stopped::Left
+        })
+    }
+
+    fn end(mut self, why: Stopped) -> Option<GroupStore> {
+        match &why {
+            Stopped::Left | Stopped::ShutDown => {
+                tracing::debug!(group = %self.parts.group.short(), %why, "a group has ended here");
+            }
+            _ => {
+                tracing::error!(group = %self.parts.group.short(), %why, "a group has stopped on this node");
+            }
+        }
+        self.parts.switchboard.leave(self.parts.group);
+        self.parts.budget.close();
+        self.parts.events.close();
+        self.parts.status.set(self.shown.after_stop(why.clone()));
+        while let Ok(event) = self.parts.events.try_recv() {
+            match event {
+                // Never came to the machine.
+                Event::Execute {
+                    commands, reply, ..
+                } => {
+                    let rejected = raft::CallOutcome::Rejected(raft::Rejection::Stopped);
+                    let _ = reply.send(vec![Some(rejected); commands.len()]);
+                }
+                Event::Query { reply, .. } => {
+                    let _ = reply.send(Err(QueryError::Stopped(why.clone())));
+                }
+                _ => {}
+            }
+        }
+        self.calls.end_all();
+        for (_, reading) in std::mem::take(&mut self.reads) {
+            let _ = reading.reply.send(Err(QueryError::Stopped(why.clone())));
+        }
+        self.notice(GroupEvent::Stopped(why));
+        let has_left = matches!(self.closing, Closing::Left { .. });
+        self.parts.store.filter(|_| has_left)
+    }
+}
+
+fn panicked<M: StateMachine>(state: &Adapter<M>) -> Stopped {
+    Stopped::Panicked(state.panicked().unwrap_or_default().to_owned())
+}
+
+/// Whether a message says no more than that its sender is there.
+fn is_sign_of_life(message: &Message) -> bool {
+    match message {
+        Message::Append(append) => append.entries.is_empty(),
+        Message::AppendReply(_) => true,
+        _ => false,
+    }
+}
+
+/// Completes when `token` is cancelled, where that still matters.
+async fn cancelled(token: &CancellationToken, matters: bool) {
+    if matters {
+        token.cancelled().await;
+    } else {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn sleep(tasks: &Tasks, deadline: Option<(Instant, &'static str)>) {
+    match deadline {
+        Some((deadline, reason)) => tasks.runtime().sleep_until(deadline, reason).await,
+        None => std::future::pending().await,
+    }
+}
