@@ -7,7 +7,7 @@
 //!
 //! All calls are done at once, and cost simulated time. Where the caller [waits](SimDisk::take_cost) for
 //! that time and a crash comes before it is over, the crash falls between any two of the calls: a disk of
-//! [`SimDisk::with_pending_syncs`] takes a sync for durable once its caller has said that it has seen its end.
+//! `SimDisk::with_pending_syncs` takes a sync for durable once its caller has said that it has seen its end.
 //!
 //! What may go wrong, beside crashes, is in [`DiskFaults`]. A sync that fails leaves an unknown part durable
 //! and forgets the rest, as Linux does: reads go on returning it and the next sync succeeds, yet it is gone
