@@ -5,9 +5,9 @@
 //! rest what chance lets through: any subset of sectors, a prefix with its last write torn, all or nothing.
 //! Directory operations are durable once they have returned, as the trait demands.
 //!
-//! All calls are done at once, and cost simulated time. Where the caller [waits](SimDisk::take_cost) for
-//! that time and a crash comes before it is over, the crash falls between any two of the calls: a disk of
-//! `SimDisk::with_pending_syncs` takes a sync for durable once its caller has said that it has seen its end.
+//! All calls are done at once, and cost simulated [time](SimDisk::take_cost). On the disk of a host of a
+//! [`Simulation`](crate::Simulation) a crash that comes before that time is over falls between any two of the
+//! calls. Elsewhere a sync has ended when it returns.
 //!
 //! What may go wrong, beside crashes, is in [`DiskFaults`]. A sync that fails leaves an unknown part durable
 //! and forgets the rest, as Linux does: reads go on returning it and the next sync succeeds, yet it is gone
