@@ -55,6 +55,7 @@
 //! ```
 
 mod context;
+mod effort;
 mod links;
 mod queue;
 #[cfg(test)]

@@ -452,6 +452,83 @@ fn messages_that_take_no_time_and_never_end_are_reported() {
     world.run_until(at(2));
 }
 
+/// Two that answer each other for ever, a millisecond apart.
+struct Echo {
+    outputs: Vec<u64>,
+}
+
+impl Machine for Echo {
+    type Input = u64;
+    type Output = u64;
+
+    fn handle(&mut self, _: Instant, number: u64) {
+        self.outputs.push(number + 1);
+    }
+
+    fn handle_timeout(&mut self, _: Instant) {}
+
+    fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        None
+    }
+
+    fn poll_output(&mut self) -> Option<u64> {
+        self.outputs.pop()
+    }
+
+    fn check_invariants(&self) {}
+}
+
+struct Canyon;
+
+impl Environment<Echo> for Canyon {
+    type Event = ();
+
+    fn start(&mut self, _: NodeIndex, _: u32, _: &mut Context<u64, ()>) -> Echo {
+        Echo {
+            outputs: Vec::new(),
+        }
+    }
+
+    fn output(&mut self, node: NodeIndex, number: u64, context: &mut Context<u64, ()>) {
+        let other = NodeIndex(1 - node.0);
+        context.deliver_after(Duration::from_millis(1), other, number);
+    }
+
+    fn event(&mut self, (): (), _: &mut Context<u64, ()>) {}
+
+    fn digest(input: &u64) -> u64 {
+        *input
+    }
+
+    fn describe(input: &u64) -> String {
+        format!("echo {input}")
+    }
+}
+
+fn echoes(limit: u64) -> World<Echo, Canyon> {
+    let mut world = World::new(1, Canyon);
+    world.limit_effort(limit);
+    world.add_node();
+    world.add_node();
+    world.input(A, 0);
+    world.run_until(at(5_500));
+    world
+}
+
+#[test]
+fn a_run_within_its_limit_of_effort_goes_on() {
+    assert_eq!(echoes(1_000).busiest_second(), 1_000);
+}
+
+#[test]
+#[should_panic(
+    expected = "the machines run away, with more than 999 steps in a second: n1 took 500 of them, \
+                and the last was an input of n1: echo 999"
+)]
+fn a_run_that_runs_away_fails_with_who_and_what() {
+    echoes(999);
+}
+
 /// A crowd that talks under whatever faults the seed brings; the trace is all that is looked at.
 fn crowd(seed: u64, schedule: Option<&FaultSchedule>) -> Talk {
     let numbered = Some(BTreeMap::new());

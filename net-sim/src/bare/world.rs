@@ -6,6 +6,7 @@ use smalti_core::protocol::Machine;
 use smalti_core::time::Instant;
 
 use super::context::{NodeStatus, Scheduled};
+use super::effort::Effort;
 use super::queue::Queue;
 use super::{Context, Environment};
 use crate::NodeIndex;
@@ -14,9 +15,6 @@ use crate::rng::Streams;
 use crate::time::{NodeClock, SimTime};
 use crate::trace::{EventKind, Trace, digest};
 
-/// Inputs and steps handled within one nanosecond, at most. Machines that exchange more messages without
-/// any time passing, or whose deadline stays in the past, would go on forever.
-const AT_ONCE_MAX: usize = 1_000_000;
 /// Inputs that wait for a paused node, at most; more are dropped, as by a socket whose buffer is full.
 const BACKLOG_MAX: usize = 65_536;
 
@@ -37,8 +35,7 @@ pub struct World<M: Machine, E: Environment<M>> {
     context: Context<M::Input, E::Event>,
     scheduled_faults: Vec<FaultEvent>,
     recorded_faults: Vec<FaultEvent>,
-    /// Steps since time last passed.
-    at_once: usize,
+    effort: Effort,
 }
 
 impl<M: Machine, E: Environment<M>> World<M, E> {
@@ -61,8 +58,24 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
             context,
             scheduled_faults: Vec::new(),
             recorded_faults: Vec::new(),
-            at_once: 0,
+            effort: Effort::default(),
         }
+    }
+
+    /// Fails the run where its nodes together handle more than `steps` inputs and timeouts within one
+    /// second of its time, the 10 million of the default otherwise. A run in which machines set each other
+    /// off without end then ends, and with words, where it would go on for hours of the processor.
+    ///
+    /// Choose several times what the busiest second of a sound run takes, which [`World::busiest_second`]
+    /// tells.
+    pub const fn limit_effort(&mut self, steps: u64) {
+        self.effort.limit(steps);
+    }
+
+    /// How many inputs and timeouts were handled in the busiest second so far.
+    #[must_use]
+    pub const fn busiest_second(&self) -> u64 {
+        self.effort.most()
     }
 
     /// Adds a node and starts it now.
@@ -120,11 +133,7 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
         let Some((at, scheduled)) = self.context.queue.pop() else {
             return false;
         };
-        if at > self.context.now {
-            self.at_once = 0;
-        }
         self.context.now = at;
-        self.count_at_once();
         match scheduled {
             Scheduled::Input(node, input) => self.arrive(node, input),
             Scheduled::Reply(node, life, input) => {
@@ -138,7 +147,11 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
                     self.wake(node);
                 }
             }
-            Scheduled::Event(event) => self.environment.event(event, &mut self.context),
+            Scheduled::Event(event) => {
+                self.effort
+                    .count(at, None, || "an event of the environment".to_owned());
+                self.environment.event(event, &mut self.context);
+            }
             Scheduled::Fault(index) => {
                 let fault = self.scheduled_faults[index].fault.clone();
                 self.strike(fault);
@@ -235,17 +248,7 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
     fn settle(&mut self) {
         while let Some((node, input)) = self.context.due.pop_front() {
             self.arrive(node, input);
-            self.count_at_once();
         }
-    }
-
-    fn count_at_once(&mut self) {
-        self.at_once += 1;
-        assert!(
-            self.at_once < AT_ONCE_MAX,
-            "at {} the machines go on and on without any time passing",
-            self.context.now
-        );
     }
 
     fn start(&mut self, node: NodeIndex) {
@@ -278,6 +281,9 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
             return;
         };
         let (now, context) = (status.clock.monotonic(self.context.now), &mut self.context);
+        self.effort.count(context.now, Some(index), || {
+            format!("an input of {index}: {}", E::describe(&input))
+        });
         context.trace.record(
             context.now,
             index,
@@ -305,6 +311,9 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
             Some((deadline, reason)) if deadline <= now => {
                 let context = &mut self.context;
                 let time = context.now;
+                self.effort.count(time, Some(index), || {
+                    format!("a timeout of {index}: {reason}")
+                });
                 context
                     .trace
                     .record(time, index, EventKind::Timer, digest(reason), || {

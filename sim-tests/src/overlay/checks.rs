@@ -22,6 +22,10 @@ pub(super) fn observe(
 ) -> Outcome {
     let mut measured = Vec::new();
     let result = catch(|| scenario(&mut world, &mut measured));
+    measured.push(format!(
+        "{} steps in the busiest second",
+        world.busiest_second()
+    ));
     let mut coverage = world.environment().coverage.clone();
     let in_step = |event: &&FaultEvent| matches!(event.fault, Fault::CrashAfter(..));
     let faults = world.recorded_faults().to_vec();

@@ -16,17 +16,37 @@ pub(super) struct Meetings {
     sealed: Option<(Seal, SimTime)>,
     /// The commands that any member was seen to have applied.
     commands: u64,
+    /// Seals that came too late.
+    pub(super) void_seals: u64,
 }
 
 impl Meetings {
     pub(super) fn commit(&mut self, entry: &Entry) {
         let seen = (entry.position(), entry.payload.clone());
         self.entries.insert(entry.index, seen);
+        if let Some((_, true)) = self.is_void(entry.index) {
+            self.void_seals += 1;
+        }
     }
 
     /// The seal, if a member was seen to have applied it, and when that was first so.
     pub(super) const fn sealed(&self) -> Option<(Seal, SimTime)> {
         self.sealed
+    }
+
+    /// Whether the seal at `at` means nothing, because what it answers had been taken back before. Told from
+    /// the entries alone; `None` where it is no seal, or answers nothing that was seen.
+    fn is_void(&self, at: Index) -> Option<(Index, bool)> {
+        let (_, Payload::Sealed { offer, .. }) = self.entries.get(&at)? else {
+            return None;
+        };
+        let mut between = self.entries.range(offer.index..at);
+        let is_thaw =
+            |payload: &Payload| matches!(payload, Payload::Thawed { offer: of } if of == offer);
+        Some((
+            offer.index,
+            between.any(|(_, (_, payload))| is_thaw(payload)),
+        ))
     }
 
     pub(super) fn has_seen(&mut self, commands: u64) {
@@ -76,7 +96,14 @@ impl Ledger {
     /// A member has applied the seal of its incarnation.
     pub(super) fn sealed(&mut self, seal: Seal, now: SimTime) {
         let place = self.place(seal.incarnation);
-        let meetings = &mut self.life(place).meetings;
+        let life = self.life(place);
+        if let Some((offer, true)) = life.meetings.is_void(seal.at.index) {
+            assert!(
+                !life.has_all(offer, seal.at.index),
+                "{seal:?}, and the offer at {offer} had been taken back before"
+            );
+        }
+        let meetings = &mut life.meetings;
         let (first, _) = *meetings.sealed.get_or_insert((seal, now));
         assert!(first == seal, "{first:?}, and {seal:?}");
         // Else both sides are lost.

@@ -248,7 +248,9 @@ impl Plan {
                 event.at = event.at + calm;
             }
         }
-        schedule.events.extend(self.trials.first_faults());
+        schedule
+            .events
+            .extend(self.trials.first_faults(links, self.setup.until));
         schedule.events.sort_by_key(|event| event.at);
         if calm > Duration::ZERO {
             // Loss and delay as well begin later.

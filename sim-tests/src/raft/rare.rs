@@ -47,6 +47,8 @@ pub(super) const SUPERSEDED_ON_PROOF: &str =
 pub(super) const CALL_SUPERSEDED: &str = "a call ended with its incarnation";
 pub(super) const REFUSED_WHILE_FROZEN: &str =
     "a command was refused by an incarnation that was frozen";
+pub(super) const SEALED_TOO_LATE: &str =
+    "an incarnation was to be sealed under an offer that it had taken back";
 pub(super) const MERGED: &str = "two incarnations that could both go on became one";
 pub(super) const EXTINCT: &str = "an incarnation lost too many voters for good";
 pub(super) const MINORITY_BROKEN: &str = "some nodes stayed broken to the end";
@@ -92,6 +94,7 @@ pub(super) const ALL: &[&str] = &[
     SUPERSEDED_EARLY,
     CALL_SUPERSEDED,
     REFUSED_WHILE_FROZEN,
+    SEALED_TOO_LATE,
     MERGED,
     EXTINCT,
     MINORITY_BROKEN,

@@ -22,10 +22,19 @@ pub(super) enum Beginning {
     Apart(Vec<NodeIndex>, Vec<NodeIndex>, SimTime),
 }
 
+/// Paths between two parts that take so long at first, and until when.
+#[derive(Clone, Copy, Debug)]
+struct FarApart {
+    latency: Latency,
+    until: SimTime,
+}
+
 /// What is drawn.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trials {
     pub(super) beginning: Beginning,
+    /// Two parts that answer each other only when the patience of either has ended.
+    far_apart: Option<FarApart>,
     /// Paths that take about as long as elections: what was said in one term arrives in the next.
     pub(super) slow_paths: Option<Churn>,
     /// One node is cut off while the others are started again one by one.
@@ -68,6 +77,14 @@ impl Trials {
             }
             _ => Beginning::Together,
         };
+        let rng = &mut streams.stream("plan/far apart");
+        let far_apart = match &beginning {
+            Beginning::Apart(.., from) if chance(rng, 400_000) => Some(FarApart {
+                latency: Latency::constant(between(rng, unit / 2, unit * 3 / 2)),
+                until: *from + unit * 10 + between(rng, Duration::ZERO, unit * 20),
+            }),
+            _ => None,
+        };
         if beginning != Beginning::Together {
             config.founding = if chance(rng, 500_000) {
                 FoundingRule::Any
@@ -77,6 +94,7 @@ impl Trials {
         }
         Self {
             beginning,
+            far_apart,
             slow_paths,
             rolling,
         }
@@ -99,8 +117,8 @@ impl Trials {
         ))
     }
 
-    /// What goes wrong at the beginning.
-    pub(super) fn first_faults(&self) -> Vec<FaultEvent> {
+    /// What goes wrong at the beginning, in a run in which everything is to be well from `end` on.
+    pub(super) fn first_faults(&self, links: LinkFaults, end: SimTime) -> Vec<FaultEvent> {
         let Beginning::Apart(left, right, until) = &self.beginning else {
             return Vec::new();
         };
@@ -108,11 +126,34 @@ impl Trials {
             at,
             fault: fault(left.clone(), right.clone()),
         };
-        vec![
+        let mut faults = vec![
             event(SimTime::ZERO, Fault::Partition),
             event(*until, Fault::EndPartition),
-        ]
+        ];
+        if let Some(far_apart) = self.far_apart {
+            let slow = LinkFaults {
+                latency: far_apart.latency,
+                loss_ppm: 0,
+                ..links
+            };
+            for (one, other) in pairs(left, right) {
+                for (from, to) in [(one, other), (other, one)] {
+                    let at = |at, links| FaultEvent {
+                        at,
+                        fault: Fault::Path(from, to, links),
+                    };
+                    faults.extend([at(*until, slow), at(far_apart.until.min(end), links)]);
+                }
+            }
+        }
+        faults
     }
+}
+
+/// Each of `left` with each of `right`.
+fn pairs(left: &[NodeIndex], right: &[NodeIndex]) -> impl Iterator<Item = (NodeIndex, NodeIndex)> {
+    left.iter()
+        .flat_map(|one| right.iter().map(|other| (*one, *other)))
 }
 
 /// How long a node does nothing when it is started again.

@@ -264,6 +264,7 @@ impl Watched<'_> {
         let life = self.ledger.life(watch.place);
         let leaving = |peer: &PeerId| self.leaving.contains(peer);
         let (duplicates, replaced) = (life.duplicates, life.replaced);
+        let void_seals = life.meetings.void_seals;
         let mut newest = None;
         for index in watch.commit.0.max(status.kept_from.0.saturating_sub(1)) + 1..=status.commit.0
         {
@@ -281,6 +282,8 @@ impl Watched<'_> {
             .reach_times(rare::DUPLICATE, life.duplicates - duplicates);
         self.coverage
             .reach_times(rare::REPLACED, life.replaced - replaced);
+        self.coverage
+            .reach_times(rare::SEALED_TOO_LATE, life.meetings.void_seals - void_seals);
         let seal = life.meetings.sealed().map(|(seal, _)| seal.at.index);
         let disk = &self.disks[self.node.0 as usize];
         // Those that have acknowledged what lies behind a seal may have gone over since.
