@@ -1,6 +1,9 @@
 //! What agreement costs: three nodes over QUIC on loopback in one process, with a counter, in memory and on redb,
-//! beside a round trip of bare quinn on the same runtime in the same run.
+//! beside a round trip of bare quinn on the same runtime in the same run. What a commit costs is that of all three nodes
+//! and of the caller together.
 //! `cargo bench -p smalti --bench groups [-- latency|throughput|failover|late|many|all] [--rounds N]`
+
+mod counted;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -14,12 +17,12 @@ use smalti::groups::{
     ApplyContext, ConsensusConfig, Group, GroupKey, Serialized, StateMachine, Storage,
 };
 use smalti::transport::QuicEndpoint;
-use smalti::{
-    Network, NetworkBuilderExt, NetworkExt, QuicRuntime, Strong, UniqueId, discovery, unique_id,
-};
+use smalti::{Network, NetworkExt, QuicRuntime, Strong, UniqueId, discovery, unique_id};
 use smalti_core::id::SecretKey;
 use smalti_core::runtime::{Alpn, Endpoint, EndpointConfig};
 use tokio::runtime::Runtime;
+
+use self::counted::{Cost, Counted, Syncs};
 
 const PROTOCOL: Alpn = Alpn::new("/bench/1");
 const NODES: usize = 3;
@@ -138,10 +141,20 @@ struct Cluster {
     members: Vec<(Network, Group<Counter>)>,
     joined_in: Duration,
     storage: Storage,
+    syncs: Arc<Syncs>,
     _scratch: Scratch,
 }
 
 async fn node(bootstrap: Option<&Network>, directory: Option<PathBuf>) -> Network {
+    node_with(bootstrap, directory, &Arc::default()).await
+}
+
+/// A node whose store counts among `syncs`.
+async fn node_with(
+    bootstrap: Option<&Network>,
+    directory: Option<PathBuf>,
+    syncs: &Arc<Syncs>,
+) -> Network {
     let mut config = discovery::Config::builder();
     if let Some(bootstrap) = bootstrap {
         config = config.with_bootstrap(bootstrap.local().addr());
@@ -150,7 +163,8 @@ async fn node(bootstrap: Option<&Network>, directory: Option<PathBuf>) -> Networ
     if let Some(directory) = directory {
         builder = builder.with_data_dir(directory);
     }
-    let network = builder.with_discovery(config).build().await;
+    let builder = builder.with_discovery(config);
+    let network = builder.build_on(Counted::new(syncs.clone())).await;
     network.expect("a node starts on loopback")
 }
 
@@ -163,12 +177,12 @@ async fn join(network: &Network, storage: Storage) -> Group<Counter> {
 
 impl Cluster {
     async fn start(storage: Storage) -> Self {
-        let scratch = Scratch::new();
+        let (scratch, syncs) = (Scratch::new(), Arc::default());
         let mut networks: Vec<Network> = Vec::new();
         for number in 0..NODES {
             let directory =
                 (storage == Storage::Durable).then(|| scratch.0.join(number.to_string()));
-            networks.push(node(networks.first(), directory).await);
+            networks.push(node_with(networks.first(), directory, &syncs).await);
         }
         let started = Instant::now();
         let groups = join_all(networks.iter().map(|network| join(network, storage))).await;
@@ -190,6 +204,7 @@ impl Cluster {
             members,
             joined_in,
             storage,
+            syncs,
             _scratch: scratch,
         }
     }
@@ -200,6 +215,28 @@ impl Cluster {
 
     fn follower(&self) -> &Group<Counter> {
         &self.members[1].1
+    }
+
+    /// What `count` commits have cost `since`, and how many of them a member has made durable at a time.
+    fn cost(&self, count: u64, (cost, (syncs, took)): (Cost, (u64, Duration))) -> String {
+        let each = cost.of_each(count);
+        if self.storage == Storage::InMemory {
+            return each;
+        }
+        let (syncs, took) = {
+            let (all, in_all) = self.syncs.so_far();
+            (all - syncs, in_all - took)
+        };
+        let of_member = syncs as f64 / NODES as f64;
+        let micros = took.as_secs_f64() * 1e6 / syncs as f64;
+        format!(
+            "{each}, {:.1} per sync of {micros:.0} us",
+            count as f64 / of_member
+        )
+    }
+
+    fn since(&self) -> (Cost, (u64, Duration)) {
+        (Cost::so_far(), self.syncs.so_far())
     }
 }
 
@@ -223,15 +260,16 @@ async fn latency(cluster: &Cluster) {
     if let Some(fsync) = fsync {
         println!("  {:<34} p50 {fsync:>7.1} us", "fdatasync of 4 KiB");
     }
-    let report = |name: &str, (p50, p99): (f64, f64)| {
+    let report = |name: &str, since, (p50, p99): (f64, f64)| {
         let ratio = (p50 - 1.5 * fsync.unwrap_or_default()) / raw.0;
         let what = if fsync.is_some() {
             " less 1.5 fsyncs"
         } else {
             ""
         };
+        let cost = cluster.cost(CALLS as u64, since);
         println!(
-            "  {name:<34} p50 {p50:>7.1} us  p99 {p99:>7.1} us  {ratio:>5.2} raw round trips{what}"
+            "  {name:<34} p50 {p50:>7.1} us  p99 {p99:>7.1} us  {ratio:>5.2} raw round trips{what}; {cost}"
         );
     };
     println!(
@@ -256,14 +294,33 @@ async fn latency(cluster: &Cluster) {
             }
         }
     };
-    report("execute at the leader", times(execute(leader)).await);
-    report("execute at a follower", times(execute(follower)).await);
-    let raw_query = |name: &str, (p50, p99): (f64, f64)| {
-        let ratio = p50 / raw.0;
-        println!("  {name:<34} p50 {p50:>7.1} us  p99 {p99:>7.1} us  {ratio:>5.2} raw round trips");
+    let since = cluster.since();
+    report("execute at the leader", since, times(execute(leader)).await);
+    let since = cluster.since();
+    report(
+        "execute at a follower",
+        since,
+        times(execute(follower)).await,
+    );
+    let raw_query = |name: &str, since: Cost, (p50, p99): (f64, f64)| {
+        let (ratio, cost) = (p50 / raw.0, since.of_each(CALLS as u64));
+        println!(
+            "  {name:<34} p50 {p50:>7.1} us  p99 {p99:>7.1} us  {ratio:>5.2} raw round trips; {cost}"
+        );
     };
-    raw_query("strong query at the leader", times(query(leader)).await);
-    raw_query("strong query at a follower", times(query(follower)).await);
+    let since = Cost::so_far();
+    raw_query(
+        "strong query at the leader",
+        since,
+        times(query(leader)).await,
+    );
+    let since = Cost::so_far();
+    raw_query(
+        "strong query at a follower",
+        since,
+        times(query(follower)).await,
+    );
+    let since = cluster.since();
     let everywhere = times(|| async {
         let executed = leader.execute(Add(1)).await.expect("a majority is up");
         for (_, group) in &cluster.members {
@@ -274,13 +331,13 @@ async fn latency(cluster: &Cluster) {
                 .await;
         }
     });
-    report("applied on every member", everywhere.await);
+    report("applied on every member", since, everywhere.await);
 }
 
 async fn throughput(cluster: &Cluster) {
     let leader = cluster.leader();
     for in_flight in [1, 64, 256, 1_024] {
-        let (start, mut done) = (Instant::now(), 0_u64);
+        let (start, mut done, since) = (Instant::now(), 0_u64, cluster.since());
         let first = leader.committed();
         let mut calls = FuturesUnordered::new();
         while start.elapsed() < SPAN {
@@ -298,12 +355,13 @@ async fn throughput(cluster: &Cluster) {
         let rate = done as f64 / start.elapsed().as_secs_f64();
         let entries = leader.committed().0 - first.0;
         let batch = done as f64 / entries as f64;
+        let cost = cluster.cost(done, since);
         println!(
-            "  {in_flight:>5} in flight: {rate:>9.0} commits/s, {batch:>6.1} commands per entry"
+            "  {in_flight:>5} in flight: {rate:>9.0} commits/s, {batch:>6.1} commands per entry; {cost}"
         );
     }
     for count in [1_000_usize] {
-        let (start, mut done) = (Instant::now(), 0_u64);
+        let (start, mut done, since) = (Instant::now(), 0_u64, cluster.since());
         let mut calls = FuturesUnordered::new();
         while start.elapsed() < SPAN {
             while calls.len() < 4 {
@@ -313,14 +371,16 @@ async fn throughput(cluster: &Cluster) {
             done += executed.into_iter().filter(Result::is_ok).count() as u64;
         }
         let rate = done as f64 / start.elapsed().as_secs_f64();
-        println!("  execute_many({count}), 4 in flight: {rate:>9.0} commands/s");
-        let (start, mut done) = (Instant::now(), 0_u64);
+        let cost = cluster.cost(done, since);
+        println!("  execute_many({count}), 4 in flight: {rate:>9.0} commands/s; {cost}");
+        let (start, mut done, since) = (Instant::now(), 0_u64, cluster.since());
         while start.elapsed() < SPAN {
             let executed = leader.execute_many((0..count).map(|_| Add(1))).await;
             done += executed.into_iter().filter(Result::is_ok).count() as u64;
         }
         let rate = done as f64 / start.elapsed().as_secs_f64();
-        println!("  execute_many({count}), one at a time: {rate:>9.0} commands/s");
+        let cost = cluster.cost(done, since);
+        println!("  execute_many({count}), one at a time: {rate:>9.0} commands/s; {cost}");
     }
 }
 
@@ -482,9 +542,10 @@ fn many_groups() {
         }
         let memberships = groups.len();
         let each = (resident() - memory) / memberships as f64;
-        let (cpu, span) = (processor_time(), Duration::from_secs(10));
+        let (since, span) = (Cost::so_far(), Duration::from_secs(10));
         tokio::time::sleep(span).await;
-        let busy = (processor_time() - cpu).as_secs_f64() / span.as_secs_f64();
+        let processor = Cost::so_far().processor - since.processor;
+        let busy = processor.as_secs_f64() / span.as_secs_f64();
         println!(
             " many: {GROUPS} groups of 5 nodes online in {online:.2?}; idle: {:.1} % of one core for all five, {each:.0} KiB for each of {memberships} memberships",
             busy * 100.0
@@ -501,21 +562,6 @@ fn resident() -> f64 {
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
     let kib = line.and_then(|line| line.split_whitespace().nth(1));
     kib.and_then(|kib| kib.parse().ok()).unwrap_or(f64::NAN)
-}
-
-/// Processor time of this process so far.
-fn processor_time() -> Duration {
-    const TICKS_PER_SECOND: u64 = 100;
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name of the program, in parentheses, may hold spaces.
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let ticks = |place: usize| {
-        let field = fields.split_whitespace().nth(place);
-        field
-            .and_then(|it| it.parse::<u64>().ok())
-            .unwrap_or_default()
-    };
-    Duration::from_millis((ticks(11) + ticks(12)) * 1_000 / TICKS_PER_SECOND)
 }
 
 fn bind(name: &str) -> (SecretKey, Arc<QuicEndpoint>) {
