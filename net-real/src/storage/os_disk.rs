@@ -1,14 +1,14 @@
 //! A data directory of the operating system.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use smalti_core::protocol::raft::StorageError;
 use smalti_core::runtime::{Disk, DiskFile};
 
-use super::guard::{disk_error, lock};
+use super::guard::disk_error;
 
 /// Whoever holds a lock on this file has the directory.
 const LOCK: &str = "lock";
@@ -76,7 +76,7 @@ impl Disk for OsDisk {
             .read(true)
             .write(true)
             .open(self.path(name)?)?;
-        Ok(Arc::new(OsFile(Mutex::new(opened))))
+        Ok(Arc::new(OsFile::new(opened)))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
@@ -84,7 +84,7 @@ impl Disk for OsDisk {
         options.read(true).write(true).create_new(true);
         let created = owners(&mut options).open(self.path(name)?)?;
         self.sync_directory()?;
-        Ok(Arc::new(OsFile(Mutex::new(created))))
+        Ok(Arc::new(OsFile::new(created)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -118,33 +118,62 @@ impl Disk for OsDisk {
     }
 }
 
-/// A file; the lock is for its position.
+/// A file.
 #[derive(Debug)]
-struct OsFile(Mutex<File>);
+struct OsFile {
+    file: File,
+    /// Held by whoever moves the position of the file, where reads and writes have none of their own.
+    #[cfg(not(unix))]
+    position: std::sync::Mutex<()>,
+}
+
+impl OsFile {
+    const fn new(file: File) -> Self {
+        Self {
+            file,
+            #[cfg(not(unix))]
+            position: std::sync::Mutex::new(()),
+        }
+    }
+}
 
 impl DiskFile for OsFile {
+    #[cfg(unix)]
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        let mut file = lock(&self.0);
-        file.seek(SeekFrom::Start(offset))?;
-        file.read_exact(into)
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, into, offset)
     }
 
+    #[cfg(unix)]
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut file = lock(&self.0);
-        file.seek(SeekFrom::Start(offset))?;
-        file.write_all(bytes)
+        std::os::unix::fs::FileExt::write_all_at(&self.file, bytes, offset)
+    }
+
+    #[cfg(not(unix))]
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        use std::io::{Read, Seek, SeekFrom};
+        let _position = super::guard::lock(&self.position);
+        (&self.file).seek(SeekFrom::Start(offset))?;
+        (&self.file).read_exact(into)
+    }
+
+    #[cfg(not(unix))]
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        use std::io::{Seek, SeekFrom, Write};
+        let _position = super::guard::lock(&self.position);
+        (&self.file).seek(SeekFrom::Start(offset))?;
+        (&self.file).write_all(bytes)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        lock(&self.0).set_len(len)
+        self.file.set_len(len)
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(lock(&self.0).metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn sync(&self) -> io::Result<()> {
-        lock(&self.0).sync_data()
+        self.file.sync_data()
     }
 }
 
