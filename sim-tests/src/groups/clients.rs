@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use rand_chacha::ChaCha8Rng;
 use smalti_core::groups::{
-    ConsensusConfig, Group, GroupEvent, GroupKey, Incarnation, Queried, QueryError, Storage,
-    Version,
+    CommandError, ConsensusConfig, Executed, Group, GroupEvent, GroupKey, Incarnation, Queried,
+    QueryError, Storage, Version,
 };
 use smalti_core::{Network, Strong, Weak};
 use smalti_sim::AppResult;
@@ -289,41 +289,57 @@ impl Client {
             let _ = self.read(key).await;
             return;
         }
-        let value = below(rng, 4);
-        let change = match below(rng, 3) {
-            0 => Change::Put(value),
-            1 => Change::Swap(value, below(rng, 4)),
-            _ => Change::Add(1),
+        let change = |rng: &mut ChaCha8Rng| {
+            let value = below(rng, 4);
+            match below(rng, 3) {
+                0 => Change::Put(value),
+                1 => Change::Swap(value, below(rng, 4)),
+                _ => Change::Add(1),
+            }
         };
         // What became of it is on record.
-        let _ = self.change(key, change).await;
+        if chance(rng, 250_000) {
+            let count = 2 + below(rng, 4);
+            let together: Vec<_> = (0..count)
+                .map(|_| (below(rng, KEYS) as u8, change(rng)))
+                .collect();
+            self.change_together(&together).await;
+        } else {
+            let _ = self.change(key, change(rng)).await;
+        }
     }
 
     async fn change(&self, key: u8, change: Change) -> Option<Version> {
-        let (operation, id) = {
-            let mut record = self.clients.record.borrow_mut();
-            record.commands += 1;
-            let id = record.commands;
-            (record.call(self.id, (key, Some(change))), id)
-        };
-        let result = self.group.execute(Command { key, change, id }).await;
+        let (operation, command) = self.begin(key, change);
+        let result = self.group.execute(command).await;
         let mut record = self.clients.record.borrow_mut();
-        match result {
-            Ok(executed) => {
-                record.returned(operation, executed.output, executed.version);
-                record.acknowledged.insert(id, executed.version);
-                Some(executed.version)
-            }
-            Err(error) if error.is_rejected() => {
-                record.operations[operation].end = End::Failed;
-                record.refused.push(id);
-                None
-            }
-            Err(_) => {
-                record.unknown += 1;
-                None
-            }
+        record.ended(operation, command.id, result)
+    }
+
+    async fn change_together(&self, changes: &[(u8, Change)]) {
+        let begun = changes
+            .iter()
+            .map(|(key, change)| self.begin(*key, *change));
+        let begun: Vec<_> = begun.collect();
+        let commands = begun.iter().map(|(_, command)| *command);
+        let results = self.group.execute_many(commands).await;
+        let mut record = self.clients.record.borrow_mut();
+        if results.len() != begun.len() {
+            let (results, commands) = (results.len(), begun.len());
+            record.failure = Some(format!("{commands} commands have {results} results"));
         }
+        for ((operation, command), result) in begun.into_iter().zip(results) {
+            record.ended(operation, command.id, result);
+        }
+    }
+
+    /// A command, and its place on record.
+    fn begin(&self, key: u8, change: Change) -> (usize, Command) {
+        let mut record = self.clients.record.borrow_mut();
+        record.commands += 1;
+        let id = record.commands;
+        let operation = record.call(self.id, (key, Some(change)));
+        (operation, Command { key, change, id })
     }
 
     async fn read(&self, key: u8) -> Option<Version> {
@@ -382,6 +398,31 @@ impl Record {
             end: End::Unknown,
         });
         self.operations.len() - 1
+    }
+
+    /// Notes what became of command `id`.
+    fn ended(
+        &mut self,
+        operation: usize,
+        id: u64,
+        result: Result<Executed<u64>, CommandError<Command>>,
+    ) -> Option<Version> {
+        match result {
+            Ok(executed) => {
+                self.returned(operation, executed.output, executed.version);
+                self.acknowledged.insert(id, executed.version);
+                Some(executed.version)
+            }
+            Err(error) if error.is_rejected() => {
+                self.operations[operation].end = End::Failed;
+                self.refused.push(id);
+                None
+            }
+            Err(_) => {
+                self.unknown += 1;
+                None
+            }
+        }
     }
 
     fn returned(&mut self, operation: usize, output: u64, version: Version) {
