@@ -29,7 +29,7 @@ struct Counter(u64);
 impl StateMachine for Counter {
     type Frozen = Self;
 
-    fn apply(&mut self, _: ApplyContext, _: &Bytes) -> Bytes {
+    fn apply(&mut self, _: ApplyContext, _: &[u8]) -> Bytes {
         self.0 += 1;
         Bytes::new()
     }

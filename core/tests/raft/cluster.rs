@@ -402,12 +402,14 @@ impl Cluster {
                     &line,
                 );
             }
-            Output::Completed(call, outcome) => {
-                let command = self.calls.get(&call).cloned().unwrap_or_default();
-                self.safety.ended(raft, &command, &outcome);
-                let outcome = self.names.outcome(&outcome);
-                let line = format!("  {me} call {} {outcome}", text(&command));
-                self.line(Detail::Events, &line);
+            Output::Completed(..) | Output::Applied(..) => {
+                for (call, outcome) in output.completions() {
+                    let command = self.calls.get(&call).cloned().unwrap_or_default();
+                    self.safety.ended(raft, &command, &outcome);
+                    let outcome = self.names.outcome(&outcome);
+                    let line = format!("  {me} call {} {outcome}", text(&command));
+                    self.line(Detail::Events, &line);
+                }
             }
             Output::ReadReady(id_of_read, version) => {
                 let read = self.reads.get(&id_of_read).cloned();

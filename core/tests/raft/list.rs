@@ -15,8 +15,8 @@ pub(crate) struct FrozenList(Vec<Bytes>);
 impl StateMachine for List {
     type Frozen = FrozenList;
 
-    fn apply(&mut self, _: ApplyContext, command: &Bytes) -> Bytes {
-        self.0.push(command.clone());
+    fn apply(&mut self, _: ApplyContext, command: &[u8]) -> Bytes {
+        self.0.push(Bytes::copy_from_slice(command));
         Bytes::from(self.0.len().to_string())
     }
 
@@ -43,7 +43,7 @@ impl FrozenState for FrozenList {
 /// What a member has applied.
 pub(crate) fn list(raft: &Raft<List>) -> String {
     const SHOWN: usize = 12;
-    let commands: Vec<_> = raft.state().0.iter().map(text).collect();
+    let commands: Vec<_> = raft.state().0.iter().map(|command| text(command)).collect();
     match &commands[..] {
         [] => "nothing".to_owned(),
         [first, .., last] if commands.len() > SHOWN => {

@@ -1,6 +1,5 @@
 //! Messages, entries, writes and events as short lines.
 
-use bytes::Bytes;
 use smalti_core::protocol::raft::{
     Append, AppendOutcome, AppendReply, CallOutcome, Candidacy, Entry, Event, Index, Meeting,
     Member, Message, Offer, Payload, Phase, Status, Superseded, Verdict, Weight, Write,
@@ -334,7 +333,7 @@ impl Names {
                 } = &**given_up;
                 let incarnation = self.incarnation(Some(&version.incarnation));
                 let into = self.incarnation(Some(into));
-                let state: Vec<_> = state.iter().map(text).collect();
+                let state: Vec<_> = state.iter().map(|command| text(command)).collect();
                 let state = state.join(" ");
                 format!(
                     "gives up {incarnation} at {} for {into}, with {commands} of {commands_in_all} commands: {state}",
@@ -413,10 +412,10 @@ fn acked(reply: AppendReply) -> String {
     format!("acked t{} {outcome} round {}", reply.term, reply.round)
 }
 
-fn commands(commands: impl Iterator<Item = Option<Bytes>>) -> String {
+fn commands<'a>(commands: impl Iterator<Item = Option<&'a [u8]>>) -> String {
     const SHOWN: usize = 8;
     let texts: Vec<_> = commands
-        .map(|command| command.map_or_else(|| "_".to_owned(), |command| text(&command)))
+        .map(|command| command.map_or_else(|| "_".to_owned(), text))
         .collect();
     match &texts[..] {
         [first, .., last] if texts.len() > SHOWN => format!("{first} .. {last}"),
@@ -425,7 +424,7 @@ fn commands(commands: impl Iterator<Item = Option<Bytes>>) -> String {
 }
 
 /// Bytes that are text.
-pub(crate) fn text(bytes: &Bytes) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     const SHOWN: usize = 24;
     let text = String::from_utf8_lossy(bytes);
     if text.len() > SHOWN {

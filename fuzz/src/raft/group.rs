@@ -357,9 +357,11 @@ impl Group {
                     self.ledger.superseded(&given_up);
                 }
                 Output::Event(_) => {}
-                Output::Completed(call, outcome) => {
-                    assert!(node.calls.remove(&call), "{call:?} has ended before");
-                    ended.push((call.0 as u32, outcome));
+                Output::Completed(..) | Output::Applied(..) => {
+                    for (call, outcome) in output.completions() {
+                        assert!(node.calls.remove(&call), "{call:?} has ended before");
+                        ended.push((call.0 as u32, outcome));
+                    }
                 }
                 Output::ReadReady(read, version) => ready.push((read, version)),
                 Output::ReadFailed(read, _) => {

@@ -57,8 +57,8 @@ impl Registers {
 impl StateMachine for Registers {
     type Frozen = Self;
 
-    fn apply(&mut self, context: ApplyContext, bytes: &Bytes) -> Bytes {
-        let id = <[u8; 4]>::try_from(&bytes[..]).map(u32::from_le_bytes);
+    fn apply(&mut self, context: ApplyContext, bytes: &[u8]) -> Bytes {
+        let id = <[u8; 4]>::try_from(bytes).map(u32::from_le_bytes);
         if let Ok(id) = id {
             let is_new = self.applied.insert(id);
             assert!(

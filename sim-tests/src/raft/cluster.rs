@@ -483,17 +483,19 @@ impl Environment<Driven> for Cluster {
                 self.disk_progress(node, progress, ctx);
             }
             Output::Event(event) => self.event_of(node, &event),
-            Output::Completed(call, outcome) => {
-                let stopped = self.watches[number].stopped;
-                let (now, coverage) = (ctx.now(), &mut self.coverage);
-                let clients = &mut self.clients;
-                clients.completed(node, call, &outcome, stopped, now, coverage);
-                if let CallOutcome::Applied { version, output } = outcome {
-                    self.watches[number].acks.push(Ack {
-                        call,
-                        version,
-                        output,
-                    });
+            Output::Completed(..) | Output::Applied(..) => {
+                for (call, outcome) in output.completions() {
+                    let stopped = self.watches[number].stopped;
+                    let (now, coverage) = (ctx.now(), &mut self.coverage);
+                    let clients = &mut self.clients;
+                    clients.completed(node, call, &outcome, stopped, now, coverage);
+                    if let CallOutcome::Applied { version, output } = outcome {
+                        self.watches[number].acks.push(Ack {
+                            call,
+                            version,
+                            output,
+                        });
+                    }
                 }
             }
             Output::ReadReady(read, version) => {

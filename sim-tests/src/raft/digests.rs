@@ -18,6 +18,12 @@ pub(super) fn of_input(input: &Input) -> u64 {
         Input::PersistFailed(_) => digest(&5u8),
         Input::Surroundings(around) => digest(&(6u8, around.is_founded, around.incomplete)),
         Input::Execute(call, command) => digest(&(7u8, call.0, &command[..])),
+        Input::ExecuteMany(first, all) => {
+            let mut hasher = TraceHasher::new();
+            (12u8, first.0).hash(&mut hasher);
+            commands(all, &mut hasher);
+            hasher.finish()
+        }
         Input::GiveUp(call) => digest(&(8u8, call.0)),
         Input::Read(read) => digest(&(9u8, read.0)),
         Input::TransferLeadership => digest(&10u8),
@@ -144,7 +150,7 @@ fn batch(batch: &Batch, to: &mut TraceHasher) {
 fn commands(commands: &Commands, to: &mut TraceHasher) {
     for command in commands.iter() {
         match command {
-            Some(bytes) => to.write(&bytes),
+            Some(bytes) => to.write(bytes),
             None => to.write_u8(0),
         }
     }

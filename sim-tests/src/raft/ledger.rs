@@ -233,7 +233,7 @@ impl Life {
             }
             Payload::Commands(batch) => {
                 let commands = batch.commands.iter().flatten();
-                for command in commands.filter_map(|bytes| Command::decode(&bytes)) {
+                for command in commands.filter_map(Command::decode) {
                     if let Some(before) = self.commands.insert(command.id, entry.index) {
                         let first = before.min(entry.index);
                         self.commands.insert(command.id, first);

@@ -128,7 +128,7 @@ impl Registers {
 impl StateMachine for Registers {
     type Frozen = Frozen;
 
-    fn apply(&mut self, context: ApplyContext, bytes: &Bytes) -> Bytes {
+    fn apply(&mut self, context: ApplyContext, bytes: &[u8]) -> Bytes {
         let command = Command::decode(bytes).expect("only clients of ours send commands");
         let contents = Arc::make_mut(&mut self.contents);
         let last = contents.clients.entry(command.id.client).or_default();

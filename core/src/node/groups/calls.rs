@@ -5,11 +5,74 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::protocol::raft::{CallId, CallOutcome};
+use crate::protocol::raft::{CallId, CallOutcome, Ending, Outputs, Version};
 use crate::time::{Duration, Instant};
 
-/// How the calls of one request have ended: by what the group has decided, or `None` where it has not in time.
-pub(super) type Outcomes = Vec<Option<CallOutcome>>;
+/// How the calls of one request have ended, by what the group has decided, as far as it has in time.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes(Vec<Known>);
+
+/// How some of them have ended.
+#[derive(Debug)]
+struct Known {
+    /// The place of the first of them.
+    place: usize,
+    outcome: Outcome,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    One(CallOutcome),
+    Applied(Version, Outputs),
+}
+
+/// How one call has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ended<'a> {
+    /// It was applied, here, with this output.
+    Applied(Version, &'a [u8]),
+    /// As it says, or the same.
+    As(CallOutcome),
+}
+
+impl Known {
+    fn end(&self) -> usize {
+        self.place
+            + match &self.outcome {
+                Outcome::One(_) => 1,
+                Outcome::Applied(_, outputs) => outputs.len(),
+            }
+    }
+}
+
+impl Outcomes {
+    /// All of `count` calls have ended like this.
+    pub(super) fn all(count: usize, outcome: &CallOutcome) -> Self {
+        let known = |place| Known {
+            place,
+            outcome: Outcome::One(outcome.clone()),
+        };
+        Self((0..count).map(known).collect())
+    }
+
+    /// Tells how each of `count` calls has ended, in their order; `None` where it has not.
+    pub(super) fn tell(mut self, count: usize, mut tell: impl FnMut(Option<Ended<'_>>)) {
+        self.0.sort_by_key(|known| known.place);
+        let mut told = 0;
+        for known in self.0 {
+            (told..known.place).for_each(|_| tell(None));
+            told = known.end();
+            match known.outcome {
+                Outcome::One(outcome) => tell(Some(Ended::As(outcome))),
+                Outcome::Applied(version, outputs) => {
+                    let outputs = outputs.iter().map(Ending::output);
+                    outputs.for_each(|output| tell(output.map(|it| Ended::Applied(version, it))));
+                }
+            }
+        }
+        (told..count).for_each(|_| tell(None));
+    }
+}
 
 /// The calls of one group on one node, numbered in the order in which they came.
 #[derive(Debug)]
@@ -31,6 +94,8 @@ struct Request {
     outcomes: Outcomes,
     /// What they have taken from the budget.
     cost: usize,
+    /// How many there are.
+    count: usize,
     /// How many of them have not ended.
     open: usize,
     deadline: Instant,
@@ -46,6 +111,18 @@ impl Request {
             let _ = reply.send(std::mem::take(&mut self.outcomes));
         }
     }
+
+    /// The calls that have not ended.
+    fn open_calls(&self) -> Vec<CallId> {
+        let mut is_open = vec![true; self.count];
+        for known in &self.outcomes.0 {
+            is_open[known.place..known.end()].fill(false);
+        }
+        let calls = (self.first..).map(CallId).zip(is_open);
+        calls
+            .filter_map(|(call, is_open)| is_open.then_some(call))
+            .collect()
+    }
 }
 
 impl Calls {
@@ -60,44 +137,56 @@ impl Calls {
         }
     }
 
-    /// Takes a request for `count` calls that have taken `cost` from the budget, and gives their numbers.
+    /// Takes a request for `count` calls that have taken `cost` from the budget, and gives the number of the first: the
+    /// others follow it.
     pub(super) fn open(
         &mut self,
         now: Instant,
         count: usize,
         cost: usize,
         reply: oneshot::Sender<Outcomes>,
-    ) -> impl Iterator<Item = CallId> + use<> {
+    ) -> CallId {
         let first = self.next;
         self.next += count as u64;
         self.requests.push_back(Request {
             first,
-            outcomes: vec![None; count],
+            outcomes: Outcomes::default(),
             cost,
+            count,
             open: count,
             deadline: now + self.timeout,
             reply: Some(reply),
         });
-        (first..self.next).map(CallId)
+        CallId(first)
     }
 
     /// A call has ended. Means nothing where it was answered without an outcome before.
     pub(super) fn ended(&mut self, call: CallId, outcome: CallOutcome) {
+        self.note(call, Outcome::One(outcome));
+    }
+
+    /// Calls of one request have ended, from this one on: they were applied. Means nothing where they were answered
+    /// without an outcome before.
+    pub(super) fn applied(&mut self, first: CallId, version: Version, outputs: Outputs) {
+        self.note(first, Outcome::Applied(version, outputs));
+    }
+
+    fn note(&mut self, call: CallId, outcome: Outcome) {
         let after = self
             .requests
             .partition_point(|request| request.first <= call.0);
-        let Some(request) = after
+        let request = after
             .checked_sub(1)
-            .and_then(|at| self.requests.get_mut(at))
-        else {
+            .and_then(|at| self.requests.get_mut(at));
+        let Some(request) = request.filter(|request| request.reply.is_some()) else {
             return;
         };
         let place = (call.0 - request.first) as usize;
-        let Some(known @ None) = request.outcomes.get_mut(place) else {
-            return;
-        };
-        *known = Some(outcome);
-        request.open -= 1;
+        let known = Known { place, outcome };
+        let ended = known.end() - place;
+        debug_assert!(ended <= request.open, "a call ends once");
+        request.open = request.open.saturating_sub(ended);
+        request.outcomes.0.push(known);
         if request.open == 0 {
             request.answer(&self.budget);
         }
@@ -129,9 +218,7 @@ impl Calls {
         {
             self.given_up += 1;
             if request.reply.is_some() {
-                let open = request.outcomes.iter().enumerate();
-                let open = open.filter(|(_, outcome)| outcome.is_none());
-                calls.extend(open.map(|(place, _)| CallId(request.first + place as u64)));
+                calls.extend(request.open_calls());
             }
         }
         calls
@@ -174,7 +261,32 @@ mod tests {
     ) -> (Vec<CallId>, oneshot::Receiver<Outcomes>) {
         let (reply, answer) = oneshot::channel();
         let now = Instant::ZERO + SECOND * at as u32;
-        (calls.open(now, count, count, reply).collect(), answer)
+        let first = calls.open(now, count, count, reply).0;
+        ((first..first + count as u64).map(CallId).collect(), answer)
+    }
+
+    /// What is answered, for each call; nothing where there is no answer yet.
+    fn told(answer: &mut oneshot::Receiver<Outcomes>, count: usize) -> Vec<Option<Ended<'static>>> {
+        let mut told = Vec::new();
+        if let Ok(outcomes) = answer.try_recv() {
+            outcomes.tell(count, |ended| {
+                told.push(ended.map(|ended| match ended {
+                    Ended::As(outcome) => Ended::As(outcome),
+                    Ended::Applied(version, output) => {
+                        Ended::Applied(version, output.to_vec().leak())
+                    }
+                }));
+            });
+        }
+        told
+    }
+
+    fn unknown() -> Option<Ended<'static>> {
+        Some(Ended::As(CallOutcome::Unknown))
+    }
+
+    fn given_up() -> Option<Ended<'static>> {
+        Some(Ended::As(CallOutcome::GivenUp))
     }
 
     fn at(seconds: u32) -> Instant {
@@ -187,13 +299,13 @@ mod tests {
         let (first, mut one) = open(&mut calls, 0, 1);
         let (second, mut three) = open(&mut calls, 0, 3);
         for call in second.iter().rev() {
-            assert!(three.try_recv().is_err());
+            assert_eq!(told(&mut three, 3), []);
             calls.ended(*call, CallOutcome::Unknown);
         }
-        assert_eq!(three.try_recv(), Ok(vec![Some(CallOutcome::Unknown); 3]));
+        assert_eq!(told(&mut three, 3), [unknown(), unknown(), unknown()]);
         calls.ended(first[0], CallOutcome::GivenUp);
         calls.ended(first[0], CallOutcome::Unknown);
-        assert_eq!(one.try_recv(), Ok(vec![Some(CallOutcome::GivenUp)]));
+        assert_eq!(told(&mut one, 1), [given_up()]);
         assert_eq!(calls.poll_timeout(), None);
         assert_eq!(calls.budget.available_permits(), 4);
     }
@@ -208,11 +320,10 @@ mod tests {
         assert_eq!(calls.due(at(1)), [numbers[1]]);
         assert_eq!(calls.poll_timeout(), Some(at(2)));
         assert_eq!(calls.due(at(2)), later);
-        let outcomes = vec![Some(CallOutcome::Unknown), None];
-        assert_eq!(answer.try_recv(), Ok(outcomes));
+        assert_eq!(told(&mut answer, 2), [unknown(), None]);
         calls.ended(numbers[1], CallOutcome::GivenUp);
         calls.ended(later[0], CallOutcome::GivenUp);
-        assert_eq!(other.try_recv(), Ok(vec![Some(CallOutcome::GivenUp)]));
+        assert_eq!(told(&mut other, 1), [given_up()]);
         assert_eq!(calls.poll_timeout(), None);
     }
 
@@ -222,10 +333,10 @@ mod tests {
         let (first, mut one) = open(&mut calls, 0, 1);
         let (second, mut two) = open(&mut calls, 0, 1);
         calls.ended(second[0], CallOutcome::Unknown);
-        assert!(two.try_recv().is_ok());
+        assert_eq!(told(&mut two, 1), [unknown()]);
         assert_eq!(calls.due(at(1)), first);
         calls.ended(first[0], CallOutcome::GivenUp);
-        assert_eq!(one.try_recv(), Ok(vec![Some(CallOutcome::GivenUp)]));
+        assert_eq!(told(&mut one, 1), [given_up()]);
         assert_eq!(calls.poll_timeout(), None);
         let (third, _) = open(&mut calls, 2, 1);
         assert_eq!(calls.due(at(3)), third);
@@ -236,7 +347,7 @@ mod tests {
         let mut calls = calls();
         let (_, mut answer) = open(&mut calls, 0, 1);
         calls.end_all();
-        assert_eq!(answer.try_recv(), Ok(vec![None]));
+        assert_eq!(told(&mut answer, 1), [None]);
         assert_eq!(calls.poll_timeout(), None);
     }
 }

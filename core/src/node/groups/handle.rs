@@ -8,11 +8,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::calls::Outcomes;
+use super::calls::{Ended, Outcomes};
 use super::error::{CommandError, QueryError, Stopped};
 use super::inbox::Event;
 use super::machine::{Answer, NoOp, Snapshot, StateMachine};
@@ -23,8 +25,8 @@ use crate::node::events::Events;
 use crate::node::watched::Watched;
 use crate::protocol::bonds::{BondInfo, BondState, Refusal};
 use crate::protocol::raft::{
-    self, COMMAND_LEN_MAX, CallOutcome, Config, Incarnation, Index, Position, Rejection,
-    RestoreError, Version,
+    self, COMMAND_LEN_MAX, CallOutcome, Commands, CommandsBuilder, Config, Incarnation, Index,
+    Position, Rejection, RestoreError, Version,
 };
 use crate::wire;
 
@@ -33,6 +35,9 @@ pub(super) const BUDGET: usize = 65_536;
 
 /// One that is larger counts for so many bytes each time.
 const COST_UNIT: usize = 1_024;
+
+/// Commands that are handed over together are sent once they count for so many.
+const REQUEST_COST: usize = BUDGET / 4;
 
 /// What a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -295,11 +300,12 @@ impl<M: StateMachine> Group<M> {
     /// # Errors
     /// [`CommandError`], where the command was not sent.
     pub async fn feed(&self, command: M::Command) -> Result<Pending<M>, CommandError<M::Command>> {
-        let bytes = match self.encode(&command, &mut BytesMut::new()) {
-            Ok(bytes) => bytes,
+        let mut commands = CommandsBuilder::default();
+        let cost = match encode(&command, &mut commands) {
+            Ok(cost) => cost,
             Err(error) => return Err(error.map(|()| command)),
         };
-        match self.send(vec![bytes]).await {
+        match self.send(commands.take(), cost).await {
             Some(answer) => Ok(Pending {
                 answer,
                 command: Some(command),
@@ -321,28 +327,31 @@ impl<M: StateMachine> Group<M> {
         commands: impl IntoIterator<Item = M::Command>,
     ) -> PendingMany<M> {
         let commands = commands.into_iter();
+        let count = commands.size_hint().0;
         let mut pending = PendingMany {
             requests: VecDeque::new(),
-            results: Vec::with_capacity(commands.size_hint().0),
+            results: Vec::with_capacity(count),
             group: self.clone(),
         };
-        let mut buffer = BytesMut::new();
-        let mut request = Unsent::default();
+        let mut request = Request {
+            commands: Vec::with_capacity(count),
+            refused: Vec::new(),
+        };
+        let (mut encoded, mut cost) = (CommandsBuilder::default(), 0);
         for command in commands {
-            let encoded = match self.encode(&command, &mut buffer) {
-                Ok(bytes) => {
-                    if request.cost + cost(&bytes) > BUDGET / 4 {
-                        pending.send(std::mem::take(&mut request)).await;
-                    }
-                    request.cost += cost(&bytes);
-                    request.bytes.push(bytes);
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            };
-            request.commands.push((command, encoded.err()));
+            match encode(&command, &mut encoded) {
+                Ok(of_command) => cost += of_command,
+                Err(error) => request.refused.push((request.commands.len(), error)),
+            }
+            request.commands.push(command);
+            if cost >= REQUEST_COST {
+                let request = std::mem::take(&mut request);
+                pending
+                    .send(request, encoded.take(), std::mem::take(&mut cost))
+                    .await;
+            }
         }
-        pending.send(request).await;
+        pending.send(request, encoded.take(), cost).await;
         pending
     }
 
@@ -397,29 +406,8 @@ impl<M: StateMachine> Group<M> {
         self.status().stopped.unwrap_or(Stopped::ShutDown)
     }
 
-    fn encode(
-        &self,
-        command: &M::Command,
-        buffer: &mut BytesMut,
-    ) -> Result<Bytes, CommandError<()>> {
-        let start = buffer.len();
-        if let Err(error) = wire::encode_into(command, buffer) {
-            buffer.truncate(start);
-            return Err(CommandError::Unencodable { command: (), error });
-        }
-        let bytes = buffer.split().freeze();
-        if bytes.len() > COMMAND_LEN_MAX {
-            return Err(CommandError::TooLong {
-                command: (),
-                len: bytes.len(),
-            });
-        }
-        Ok(bytes)
-    }
-
     /// Sends commands once the budget allows it. `None`: the group has stopped.
-    async fn send(&self, commands: Vec<Bytes>) -> Option<oneshot::Receiver<Outcomes>> {
-        let cost: usize = commands.iter().map(cost).sum();
+    async fn send(&self, commands: Commands, cost: usize) -> Option<oneshot::Receiver<Outcomes>> {
         let permits = u32::try_from(cost).unwrap_or(u32::MAX);
         // Given back by the worker when the request is answered.
         self.0.budget.acquire_many(permits).await.ok()?.forget();
@@ -433,18 +421,19 @@ impl<M: StateMachine> Group<M> {
         Some(answer)
     }
 
-    /// What an outcome means to the caller.
+    /// What it means to the caller how a command ended.
     fn result(
         &self,
         command: M::Command,
-        outcome: Option<CallOutcome>,
+        ended: Option<Ended<'_>>,
     ) -> Result<Executed<M::Output>, CommandError<M::Command>> {
+        let outcome = match ended {
+            Some(Ended::Applied(version, output)) => return executed(command, version, output),
+            Some(Ended::As(outcome)) => Some(outcome),
+            None => None,
+        };
         match outcome {
-            Some(CallOutcome::Applied { version, output }) => match wire::decode(&output) {
-                Ok(Answer::Output(output)) => Ok(Executed { version, output }),
-                Ok(Answer::Undecodable) => Err(CommandError::Refused(command)),
-                Err(error) => Err(CommandError::Undecodable(error)),
-            },
+            Some(CallOutcome::Applied { version, output }) => executed(command, version, &output),
             Some(CallOutcome::OutputLost { .. }) => Err(CommandError::OutputLost),
             Some(CallOutcome::GivenUp) => Err(CommandError::TimedOut(command)),
             Some(CallOutcome::Rejected(Rejection::TooLong { len, .. })) => {
@@ -466,9 +455,28 @@ impl<M: StateMachine> Group<M> {
     }
 }
 
-/// What a command counts for in the budget.
-fn cost(bytes: &Bytes) -> usize {
-    bytes.len().div_ceil(COST_UNIT).max(1)
+/// Adds a command to others, and gives what it counts for in the budget.
+fn encode<C: Serialize>(command: &C, to: &mut CommandsBuilder) -> Result<usize, CommandError<()>> {
+    let len = to
+        .push_with(|buffer| wire::encode_into(command, buffer))
+        .map_err(|error| CommandError::Unencodable { command: (), error })?;
+    if len > COMMAND_LEN_MAX {
+        return Err(CommandError::TooLong { command: (), len });
+    }
+    Ok(len.div_ceil(COST_UNIT).max(1))
+}
+
+/// What a command gives that was applied.
+fn executed<C, O: DeserializeOwned>(
+    command: C,
+    version: Version,
+    output: &[u8],
+) -> Result<Executed<O>, CommandError<C>> {
+    match wire::decode(output) {
+        Ok(Answer::Output(output)) => Ok(Executed { version, output }),
+        Ok(Answer::Undecodable) => Err(CommandError::Refused(command)),
+        Err(error) => Err(CommandError::Undecodable(error)),
+    }
 }
 
 /// The outcome of a command that was handed over.
@@ -488,14 +496,14 @@ impl<M: StateMachine> Future for Pending<M> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcomes = std::task::ready!(Pin::new(&mut self.answer).poll(cx));
-        let outcome = outcomes
-            .ok()
-            .and_then(|mut outcomes| outcomes.pop())
-            .flatten();
-        let Some(command) = self.command.take() else {
-            return Poll::Ready(Err(CommandError::Unknown));
-        };
-        Poll::Ready(self.group.result(command, outcome))
+        let mut command = self.command.take();
+        let mut result = Err(CommandError::Unknown);
+        outcomes.unwrap_or_default().tell(1, |ended| {
+            if let Some(command) = command.take() {
+                result = self.group.result(command, ended);
+            }
+        });
+        Poll::Ready(result)
     }
 }
 
@@ -507,27 +515,24 @@ pub struct PendingMany<M: StateMachine> {
     group: Group<M>,
 }
 
-/// Commands, each with why it cannot be sent, if it cannot.
-type Commands<C> = Vec<(C, Option<CommandError<()>>)>;
-
-struct Unsent<C> {
-    commands: Commands<C>,
-    bytes: Vec<Bytes>,
-    cost: usize,
+/// Commands that are handed over together.
+struct Request<C> {
+    commands: Vec<C>,
+    /// Those that cannot be sent, by their place, and why.
+    refused: Vec<(usize, CommandError<()>)>,
 }
 
-impl<C> Default for Unsent<C> {
+impl<C> Default for Request<C> {
     fn default() -> Self {
         Self {
             commands: Vec::new(),
-            bytes: Vec::new(),
-            cost: 0,
+            refused: Vec::new(),
         }
     }
 }
 
 struct Sent<M: StateMachine> {
-    commands: Commands<M::Command>,
+    request: Request<M::Command>,
     /// `None`: the group has stopped.
     answer: Option<oneshot::Receiver<Outcomes>>,
 }
@@ -536,47 +541,60 @@ struct Sent<M: StateMachine> {
 impl<M: StateMachine> Unpin for PendingMany<M> {}
 
 impl<M: StateMachine> PendingMany<M> {
-    async fn send(&mut self, request: Unsent<M::Command>) {
-        let answer = if request.bytes.is_empty() {
+    async fn send(&mut self, request: Request<M::Command>, encoded: Commands, cost: usize) {
+        let answer = if encoded.is_empty() {
             let (reply, answer) = oneshot::channel();
             // The receiver is here.
-            let _ = reply.send(Outcomes::new());
+            let _ = reply.send(Outcomes::default());
             Some(answer)
         } else {
-            self.group.send(request.bytes).await
+            self.group.send(encoded, cost).await
         };
-        self.requests.push_back(Sent {
-            commands: request.commands,
-            answer,
+        self.requests.push_back(Sent { request, answer });
+    }
+
+    /// Notes what became of a request; `None`: the group had stopped.
+    fn take(&mut self, request: Request<M::Command>, outcomes: Option<Outcomes>) {
+        let Request { commands, refused } = request;
+        let sent = commands.len() - refused.len();
+        let outcomes = outcomes
+            .unwrap_or_else(|| Outcomes::all(sent, &CallOutcome::Rejected(Rejection::Stopped)));
+        let (results, group) = (&mut self.results, &self.group);
+        let mut commands = (0..).zip(commands);
+        let mut refused = refused.into_iter().peekable();
+        // The next that was sent; those before it were not.
+        let mut next = |results: &mut Vec<ExecutedOr<M>>| loop {
+            let (place, command) = commands.next()?;
+            match refused.next_if(|(at, _)| *at == place) {
+                Some((_, error)) => results.push(Err(error.map(|()| command))),
+                None => return Some(command),
+            }
+        };
+        outcomes.tell(sent, |ended| {
+            if let Some(command) = next(results) {
+                results.push(group.result(command, ended));
+            }
         });
+        next(results);
     }
 }
 
 impl<M: StateMachine> Future for PendingMany<M> {
-    type Output = Vec<Result<Executed<M::Output>, CommandError<M::Command>>>;
+    type Output = Vec<ExecutedOr<M>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        while let Some(request) = this.requests.front_mut() {
-            let outcomes = match &mut request.answer {
-                Some(answer) => std::task::ready!(Pin::new(answer).poll(cx)).unwrap_or_default(),
-                None => Outcomes::new(),
+        while let Some(sent) = this.requests.front_mut() {
+            let outcomes = match &mut sent.answer {
+                Some(answer) => {
+                    let answered = std::task::ready!(Pin::new(answer).poll(cx));
+                    Some(answered.unwrap_or_default())
+                }
+                None => None,
             };
-            let is_stopped = request.answer.is_none();
-            let mut outcomes = outcomes.into_iter();
-            let commands = std::mem::take(&mut request.commands);
-            for (command, refused) in commands {
-                let result = match refused {
-                    Some(error) => Err(error.map(|()| command)),
-                    None if is_stopped => {
-                        let outcome = CallOutcome::Rejected(Rejection::Stopped);
-                        this.group.result(command, Some(outcome))
-                    }
-                    None => this.group.result(command, outcomes.next().flatten()),
-                };
-                this.results.push(result);
-            }
+            let request = std::mem::take(&mut sent.request);
             this.requests.pop_front();
+            this.take(request, outcomes);
         }
         Poll::Ready(std::mem::take(&mut this.results))
     }

@@ -14,7 +14,7 @@ use super::machine::StateMachine;
 use super::switchboard::Inbox;
 use crate::id::PeerId;
 use crate::protocol::bonds::Refusal;
-use crate::protocol::raft::{Incarnation, StorageError, WriteId};
+use crate::protocol::raft::{Commands, Incarnation, StorageError, WriteId};
 
 /// Bytes of messages that wait for a worker. Beyond it messages are dropped, which consensus bears.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -40,7 +40,7 @@ pub(super) enum Event<M: StateMachine> {
     Stored(Result<WriteId, StorageError>),
     Surroundings(Surroundings),
     Execute {
-        commands: Vec<Bytes>,
+        commands: Commands,
         /// What they count for in the budget.
         cost: usize,
         reply: oneshot::Sender<Outcomes>,

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::calls::Calls;
+use super::calls::{Calls, Outcomes};
 use super::error::{QueryError, Stopped};
 use super::handle::{Consistency, GroupEvent, Queried};
 use super::inbox::{Event, MessageBytes, Surroundings};
@@ -19,7 +19,9 @@ use crate::node::store::GroupStore;
 use crate::node::tasks::Tasks;
 use crate::node::watched::Watched;
 use crate::protocol::Machine;
-use crate::protocol::raft::{self, Envelope, Input, Message, Output, Raft, ReadId, Role, Version};
+use crate::protocol::raft::{
+    self, Commands, Envelope, Input, Message, Output, Raft, ReadId, Role, Version,
+};
 use crate::time::{Duration, Instant};
 use crate::wire;
 
@@ -237,16 +239,14 @@ impl<M: StateMachine> Worker<M> {
     fn execute(
         &mut self,
         now: Instant,
-        commands: Vec<bytes::Bytes>,
+        commands: Commands,
         cost: usize,
-        reply: oneshot::Sender<super::calls::Outcomes>,
+        reply: oneshot::Sender<Outcomes>,
     ) {
-        let numbers = self.calls.open(now, commands.len(), cost, reply);
-        for (call, command) in numbers.zip(commands) {
-            self.parts
-                .machine
-                .handle(now, Input::Execute(call, command));
-        }
+        let count = commands.count() as usize;
+        let first = self.calls.open(now, count, cost, reply);
+        let input = Input::ExecuteMany(first, commands);
+        self.parts.machine.handle(now, input);
     }
 
     fn query(&mut self, now: Instant, consistency: Consistency, reading: Reading<M>) {
@@ -354,6 +354,9 @@ impl<M: StateMachine> Worker<M> {
                 None => debug_assert!(false, "a member without a store has written {write:?}"),
             },
             Output::Completed(call, outcome) => self.calls.ended(call, outcome),
+            Output::Applied(first, version, outputs) => {
+                self.calls.applied(first, version, outputs);
+            }
             Output::ReadReady(id, version) => {
                 if let Some(reading) = self.reads.remove(&id) {
                     self.read(reading, Some(version));
@@ -464,7 +467,8 @@ impl<M: StateMachine> Worker<M> {
                     commands, reply, ..
                 } => {
                     let rejected = raft::CallOutcome::Rejected(raft::Rejection::Stopped);
-                    let _ = reply.send(vec![Some(rejected); commands.len()]);
+                    let count = commands.count() as usize;
+                    let _ = reply.send(Outcomes::all(count, &rejected));
                 }
                 Event::Query { reply, .. } => {
                     let _ = reply.send(Err(QueryError::Stopped(why.clone())));

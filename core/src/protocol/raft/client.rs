@@ -7,10 +7,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use super::entry::{Batch, COMMAND_LEN_MAX, CommandsBuilder, Owner, SessionId};
+use super::entry::{Batch, COMMAND_LEN_MAX, Commands, CommandsBuilder, Owner, SessionId};
 use super::io::{CallId, CallOutcome, Rejection};
+use super::outputs::{Ending, Outputs};
 use super::replica::Applied;
 use super::sessions::{Outcome, Sessions};
 use super::types::{Incarnation, Member, Sequence, Term, Version};
@@ -62,16 +61,36 @@ pub(super) struct Client {
     /// All was sent again when this was the first command not ended: gaps before that is decided on are
     /// known already.
     resent_from: Option<Sequence>,
-    ended: VecDeque<(CallId, CallOutcome)>,
+    ended: VecDeque<Ended>,
     stopped: bool,
 }
 
-/// A call whose command has no number yet.
+/// How calls ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// One.
+    One(CallId, CallOutcome),
+    /// Several that were made together, from this one on: all were applied, in one entry.
+    Applied(CallId, Version, Outputs),
+}
+
+/// Calls that were made together, and whose commands have no number yet.
 #[derive(Debug)]
 struct Queued {
-    call: CallId,
-    /// `None`: it was given up, and leaves no place in the session.
-    command: Option<Bytes>,
+    /// The first of them.
+    first: CallId,
+    /// Their commands. None: they were given up, and leave no place in the session.
+    commands: Commands,
+}
+
+impl Queued {
+    /// The last of the calls, or the one before the first where there is none.
+    const fn last(&self) -> u64 {
+        self.first
+            .0
+            .wrapping_add(self.commands.count() as u64)
+            .wrapping_sub(1)
+    }
 }
 
 /// A call whose command has a number.
@@ -79,6 +98,8 @@ struct Queued {
 struct Sent {
     call: CallId,
     state: SentState,
+    /// It was made together with the one before it.
+    is_joined: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +169,7 @@ impl Client {
     ///
     /// # Errors
     /// Where it is too long, too much waits, or all has stopped. The call has then ended.
-    pub(super) fn execute(&mut self, call: CallId, command: Bytes) -> Result<(), Rejection> {
+    pub(super) fn execute(&mut self, call: CallId, command: &[u8]) -> Result<(), Rejection> {
         if self.stopped {
             return Err(Rejection::Stopped);
         }
@@ -158,33 +179,44 @@ impl Client {
                 limit: COMMAND_LEN_MAX,
             });
         }
-        let bytes = self.queue_bytes + self.flight_bytes;
-        if self.waiting >= WAITING_MAX || bytes + command.len() > WAITING_BYTES_MAX {
+        let mut commands = CommandsBuilder::default();
+        commands.push(command);
+        self.execute_many(call, commands.take())
+    }
+
+    /// Takes commands that are not too long, each to be applied exactly once; their calls are numbered from `first`
+    /// on. Their outcomes come from [`poll_ended`](Self::poll_ended).
+    ///
+    /// # Errors
+    /// Where too much waits, or all has stopped. The calls have then ended.
+    pub(super) fn execute_many(
+        &mut self,
+        first: CallId,
+        commands: Commands,
+    ) -> Result<(), Rejection> {
+        if self.stopped {
+            return Err(Rejection::Stopped);
+        }
+        let waiting = self.waiting + commands.count() as usize;
+        let bytes = self.queue_bytes + self.flight_bytes + commands.len_bytes();
+        if waiting > WAITING_MAX || bytes > WAITING_BYTES_MAX {
             return Err(Rejection::Busy {
                 waiting: self.waiting,
             });
         }
-        self.waiting += 1;
-        self.queue_bytes += command.len();
-        self.queue.push_back(Queued {
-            call,
-            command: Some(command),
-        });
+        self.waiting = waiting;
+        self.queue_bytes += commands.len_bytes();
+        self.queue.push_back(Queued { first, commands });
         Ok(())
     }
 
     /// The caller waits no longer. A command that was never sent ends at once; of another the log decides.
     pub(super) fn give_up(&mut self, call: CallId) {
-        if let Some(at) = place_of(&self.queue, call, |queued| queued.call) {
-            if let Some(command) = self.queue[at].command.take() {
-                self.queue_bytes -= command.len();
-                self.end(call, CallOutcome::GivenUp);
-                self.holes += 1;
-                self.drop_holes();
-            }
+        if let Some(at) = self.queued_at(call) {
+            self.give_up_queued(at, call);
             return;
         }
-        let Some(at) = place_of(&self.sent, call, |sent| sent.call) else {
+        let Some(at) = place_of(&self.sent, call) else {
             return;
         };
         let sent = &mut self.sent[at];
@@ -250,7 +282,7 @@ impl Client {
     }
 
     /// The calls that have ended, one by one.
-    pub(super) fn poll_ended(&mut self) -> Option<(CallId, CallOutcome)> {
+    pub(super) fn poll_ended(&mut self) -> Option<Ended> {
         self.ended.pop_front()
     }
 
@@ -273,6 +305,16 @@ impl Client {
             } => {
                 if self.session == Some(session) {
                     self.end_sent(session, incarnation, sequence, outcome);
+                    self.advance(now);
+                }
+            }
+            Applied::Run {
+                session,
+                first,
+                outputs,
+            } => {
+                if self.session == Some(session) {
+                    self.end_run(session, incarnation, first, &outputs);
                     self.advance(now);
                 }
             }
@@ -318,9 +360,14 @@ impl Client {
     pub(super) fn stop(&mut self) {
         self.lose_session();
         self.stopped = true;
+        self.end_queued(&CallOutcome::Rejected(Rejection::Stopped));
+    }
+
+    /// Ends all calls that were never sent.
+    fn end_queued(&mut self, outcome: &CallOutcome) {
         for queued in std::mem::take(&mut self.queue) {
-            if queued.command.is_some() {
-                self.end(queued.call, CallOutcome::Rejected(Rejection::Stopped));
+            for call in (queued.first.0..).take(queued.commands.count() as usize) {
+                self.end(CallId(call), outcome.clone());
             }
         }
         self.queue_bytes = 0;
@@ -336,13 +383,7 @@ impl Client {
                 self.end(sent.call, outcome.clone());
             }
         }
-        for queued in std::mem::take(&mut self.queue) {
-            if queued.command.is_some() {
-                self.end(queued.call, outcome.clone());
-            }
-        }
-        self.queue_bytes = 0;
-        self.holes = 0;
+        self.end_queued(&outcome);
         self.lose_session();
         self.owner = owner;
     }
@@ -377,7 +418,7 @@ impl Client {
 
     fn end(&mut self, call: CallId, outcome: CallOutcome) {
         self.waiting -= 1;
-        self.ended.push_back((call, outcome));
+        self.ended.push_back(Ended::One(call, outcome));
     }
 
     fn end_sent(
@@ -394,7 +435,7 @@ impl Client {
         let Some(sent) = sent else {
             return;
         };
-        let Sent { call, state } = *sent;
+        let Sent { call, state, .. } = *sent;
         sent.state = SentState::Ended;
         let outcome = match (outcome, state) {
             (_, SentState::Ended) => return,
@@ -409,6 +450,56 @@ impl Client {
             (Outcome::Lost, SentState::GivenUp) => CallOutcome::Unknown,
         };
         self.end(call, outcome);
+    }
+
+    /// Like [`end_sent`](Self::end_sent) for several, of which those that were made together end together.
+    fn end_run(
+        &mut self,
+        session: SessionId,
+        incarnation: Incarnation,
+        first: Sequence,
+        outputs: &Outputs,
+    ) {
+        let index = outputs.index();
+        let version = Version { incarnation, index };
+        let mut place = 0;
+        while place < outputs.len() {
+            let sequence = Sequence(first.0 + place as u64);
+            let together = self.applied_together(sequence, outputs, place);
+            if together > 1 {
+                let at = (sequence.0 - self.front.0) as usize;
+                let call = self.sent[at].call;
+                for sent in self.sent.range_mut(at..at + together) {
+                    sent.state = SentState::Ended;
+                }
+                self.waiting -= together;
+                let outputs = outputs.slice(place..place + together);
+                self.ended.push_back(Ended::Applied(call, version, outputs));
+                place += together;
+            } else {
+                if let Some(ending) = outputs.get(place) {
+                    self.end_sent(session, incarnation, sequence, Outcome::of(index, ending));
+                }
+                place += 1;
+            }
+        }
+    }
+
+    /// How many calls that were made together, and wait, have all been applied: the one of command `sequence`, of
+    /// which `place` in `outputs` tells, and those after it.
+    fn applied_together(&self, sequence: Sequence, outputs: &Outputs, place: usize) -> usize {
+        let Some(at) = sequence.0.checked_sub(self.front.0) else {
+            return 0;
+        };
+        let at = (at as usize).min(self.sent.len());
+        let sent = self.sent.range(at..).enumerate();
+        let applied = sent
+            .zip(outputs.iter_from(place))
+            .take_while(|((nth, sent), ending)| {
+                let is_open = sent.state != SentState::Ended;
+                is_open && (*nth == 0 || sent.is_joined) && matches!(ending, Ending::Applied(_))
+            });
+        applied.count()
     }
 
     /// Forgets what has ended.
@@ -465,32 +556,45 @@ impl Client {
 
     /// Packs what is queued, as far as the window allows.
     fn pack(&mut self, session: SessionId, batches: &mut Vec<Batch>) {
-        let mut builder = CommandsBuilder::default();
+        let mut parts = Vec::new();
         while !self.queue.is_empty() && self.flight_bytes < WINDOW_BYTES {
             let first = Sequence(self.front.0 + self.sent.len() as u64);
-            while builder.count() < BATCH_COUNT_MAX
-                && builder.len_bytes() < BATCH_BYTES_MAX
+            let (mut count, mut bytes) = (0, 0);
+            while count < BATCH_COUNT_MAX
+                && bytes < BATCH_BYTES_MAX
                 && let Some(queued) = self.queue.pop_front()
             {
-                let Some(command) = queued.command else {
+                if queued.commands.is_empty() {
                     self.holes -= 1;
                     continue;
-                };
-                self.queue_bytes -= command.len();
-                builder.push(&command);
-                self.sent.push_back(Sent {
-                    call: queued.call,
+                }
+                let (room, room_bytes) = (BATCH_COUNT_MAX - count, BATCH_BYTES_MAX - bytes);
+                let (packed, left) = queued.commands.split(room, room_bytes);
+                let calls = queued.first.0..queued.first.0 + u64::from(packed.count());
+                if !left.is_empty() {
+                    self.queue.push_front(Queued {
+                        first: CallId(calls.end),
+                        commands: left,
+                    });
+                }
+                self.sent.extend(calls.map(|call| Sent {
+                    call: CallId(call),
                     state: SentState::Waiting,
-                });
+                    is_joined: call != queued.first.0,
+                }));
+                self.queue_bytes -= packed.len_bytes();
+                count += packed.count();
+                bytes += packed.len_bytes();
+                parts.push(packed);
             }
-            if builder.count() == 0 {
+            if count == 0 {
                 return;
             }
             let batch = Batch {
                 session,
                 first,
                 acked_through: self.front.previous(),
-                commands: builder.take(),
+                commands: Commands::concat(&mut parts),
             };
             self.flight_bytes += batch.commands.len_bytes();
             batches.push(batch.clone());
@@ -502,22 +606,59 @@ impl Client {
         }
     }
 
+    /// Which of the queue holds `call`. Found at once among calls in ascending order, as callers number them as a rule.
+    fn queued_at(&self, call: CallId) -> Option<usize> {
+        let holds = |queued: &Queued| {
+            !queued.commands.is_empty() && (queued.first.0..=queued.last()).contains(&call.0)
+        };
+        let after = self.queue.partition_point(|queued| queued.first <= call);
+        let guess = after.checked_sub(1);
+        guess
+            .filter(|at| holds(&self.queue[*at]))
+            .or_else(|| self.queue.iter().position(holds))
+    }
+
+    /// Ends a call of those at `at` in the queue. What was made together with it is split there.
+    fn give_up_queued(&mut self, at: usize, call: CallId) {
+        let queued = &mut self.queue[at];
+        let place = (call.0 - queued.first.0) as u32;
+        let (before, rest) = std::mem::take(&mut queued.commands).split(place, usize::MAX);
+        let (command, after) = rest.split(1, usize::MAX);
+        let is_last = after.is_empty();
+        let after = Queued {
+            first: CallId(call.0 + 1),
+            commands: after,
+        };
+        self.queue_bytes -= command.len_bytes();
+        if before.is_empty() {
+            self.holes += usize::from(is_last);
+            *queued = after;
+        } else {
+            queued.commands = before;
+            if !is_last {
+                self.queue.insert(at + 1, after);
+            }
+        }
+        self.end(call, CallOutcome::GivenUp);
+        self.drop_holes();
+    }
+
     /// Keeps calls that were given up from outnumbering the others in the queue.
     fn drop_holes(&mut self) {
         if 2 * self.holes > self.queue.len() {
-            self.queue.retain(|queued| queued.command.is_some());
+            self.queue.retain(|queued| !queued.commands.is_empty());
             self.holes = 0;
         }
     }
 }
 
-/// Where `call` is. Found at once among calls in ascending order, as callers number them as a rule.
-fn place_of<T>(calls: &VecDeque<T>, call: CallId, of: impl Fn(&T) -> CallId) -> Option<usize> {
-    let guess = calls.partition_point(|other| of(other) < call);
-    if calls.get(guess).is_some_and(|other| of(other) == call) {
+/// Which of `sent` is `call`. Found at once among calls in ascending order, as callers number them as a rule.
+fn place_of(sent: &VecDeque<Sent>, call: CallId) -> Option<usize> {
+    let guess = sent.partition_point(|other| other.call < call);
+    if sent.get(guess).is_some_and(|other| other.call == call) {
         return Some(guess);
     }
-    calls.iter().position(|other| of(other) == call)
+    sent.iter().position(|other| other.call == call)
 }
 
 impl Flight {
@@ -531,7 +672,7 @@ impl Flight {
             let sent = at.and_then(|at| sent.get(at));
             let is_given_up = sent.is_some_and(|sent| sent.state == SentState::GivenUp);
             match command {
-                Some(command) if !is_given_up => commands.push(&command),
+                Some(command) if !is_given_up => commands.push(command),
                 Some(_) | None => commands.push_given_up(),
             }
         }
@@ -544,8 +685,10 @@ impl Flight {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
+    use bytes::Bytes;
     use proptest::prelude::*;
 
+    use super::super::outputs::OutputsBuilder;
     use super::super::replica::Replica;
     use super::super::replica::testing::{List, entry, founding, owner};
     use super::*;
@@ -584,9 +727,17 @@ mod tests {
 
     fn execute(client: &mut Client, calls: std::ops::Range<u64>) {
         for call in calls {
-            let command = Bytes::copy_from_slice(&call.to_le_bytes());
-            client.execute(CallId(call), command).unwrap();
+            client.execute(CallId(call), &call.to_le_bytes()).unwrap();
         }
+    }
+
+    fn execute_many(client: &mut Client, calls: std::ops::Range<u64>) {
+        let mut commands = CommandsBuilder::default();
+        calls
+            .clone()
+            .for_each(|call| commands.push(&call.to_le_bytes()));
+        let first = CallId(calls.start);
+        client.execute_many(first, commands.take()).unwrap();
     }
 
     fn turn(client: &mut Client, now: u64) -> Vec<Batch> {
@@ -617,8 +768,23 @@ mod tests {
 
     fn ended(client: &mut Client) -> Vec<(u64, CallOutcome)> {
         std::iter::from_fn(|| client.poll_ended())
-            .map(|(call, outcome)| (call.0, outcome))
+            .flat_map(one_by_one)
             .collect()
+    }
+
+    /// How each call has ended.
+    fn one_by_one(ended: Ended) -> Vec<(u64, CallOutcome)> {
+        match ended {
+            Ended::One(call, outcome) => vec![(call.0, outcome)],
+            Ended::Applied(first, version, outputs) => {
+                let outputs = outputs.iter().filter_map(Ending::output);
+                let outcomes = outputs.map(|output| CallOutcome::Applied {
+                    version,
+                    output: Bytes::copy_from_slice(output),
+                });
+                (first.0..).zip(outcomes).collect()
+            }
+        }
     }
 
     fn ok() -> CallOutcome {
@@ -756,6 +922,87 @@ mod tests {
         assert_eq!(numbers(&other.batches), all);
     }
 
+    /// What is reported of commands that were applied together, from `first` on.
+    fn applied_together(client: &mut Client, first: u64, outputs: &[Option<&[u8]>]) {
+        let mut all = OutputsBuilder::default();
+        for output in outputs {
+            match output {
+                Some(output) => all.push(output),
+                None => all.push_given_up(),
+            }
+        }
+        let run = Applied::Run {
+            session: SESSION,
+            first: Sequence(first),
+            outputs: all.finish(Index(9)),
+        };
+        client.applied(at(30), incarnation(), run);
+    }
+
+    #[test]
+    fn calls_made_together_end_together_as_far_as_they_were_applied() {
+        let mut client = with_session();
+        execute_many(&mut client, 0..3);
+        execute(&mut client, 3..4);
+        execute_many(&mut client, 4..8);
+        assert_eq!(numbers(&turn(&mut client, 0)), [(1, 8)]);
+        let outputs: Vec<[u8; 1]> = (0..8).map(|n| [n]).collect();
+        let mut outputs: Vec<Option<&[u8]>> = outputs.iter().map(|it| Some(&it[..])).collect();
+        outputs[5] = None;
+        applied_together(&mut client, 1, &outputs[..2]);
+        // They were sent twice, and are reported twice.
+        applied(&mut client, 30, 1..=2);
+        applied_together(&mut client, 3, &outputs[2..]);
+        let shapes = std::iter::from_fn(|| client.poll_ended()).map(|ended| match ended {
+            Ended::One(call, outcome) => (call.0, matches!(outcome, CallOutcome::GivenUp), 1),
+            Ended::Applied(first, _, outputs) => {
+                let of_calls = (first.0..).map(|call| vec![call as u8]);
+                let all: Vec<_> = outputs.iter().filter_map(Ending::output).collect();
+                assert!(of_calls.take(all.len()).eq(all.iter().copied()));
+                (first.0, false, all.len())
+            }
+        });
+        let shapes: Vec<_> = shapes.collect();
+        let expected = [(0, false, 2), (2, false, 1), (3, false, 1), (4, false, 1)];
+        assert_eq!(shapes[..4], expected);
+        assert_eq!(shapes[4..], [(5, true, 1), (6, false, 2)]);
+        assert_eq!((client.waiting, client.flights.len()), (0, 0));
+    }
+
+    #[test]
+    fn of_calls_made_together_those_given_up_in_time_leave_no_place() {
+        let mut client = with_session();
+        execute_many(&mut client, 0..7);
+        for call in [0, 3, 6, 3, 4] {
+            client.give_up(CallId(call));
+        }
+        let given_up = [0, 3, 6, 4].map(|call| (call, CallOutcome::GivenUp));
+        assert_eq!(ended(&mut client), given_up);
+        let batches = turn(&mut client, 0);
+        let commands: Vec<_> = batches[0].commands.iter().flatten().collect();
+        let expected = [1, 2, 5].map(|call: u64| call.to_le_bytes().to_vec());
+        assert_eq!(commands, expected);
+        assert_eq!((client.queue_bytes, client.holes), (0, 0));
+        applied(&mut client, 30, 1..=3);
+        assert_eq!(ended(&mut client), [(1, ok()), (2, ok()), (5, ok())]);
+    }
+
+    #[test]
+    fn many_calls_made_together_are_divided_among_batches() {
+        let mut client = with_session();
+        let all = u64::from(BATCH_COUNT_MAX) * 2 + 3;
+        execute(&mut client, 0..1);
+        execute_many(&mut client, 1..all);
+        let batches = turn(&mut client, 0);
+        let count = u64::from(BATCH_COUNT_MAX);
+        let divided = [(1, count), (count + 1, 2 * count), (2 * count + 1, all)];
+        assert_eq!(numbers(&batches), divided);
+        let commands = batches
+            .iter()
+            .flat_map(|batch| batch.commands.iter().flatten());
+        assert!(commands.eq((0..all).map(u64::to_le_bytes).collect::<Vec<_>>().iter()));
+    }
+
     #[test]
     fn a_call_given_up_ends_at_once_if_it_was_never_sent() {
         let mut client = with_session();
@@ -847,8 +1094,10 @@ mod tests {
         );
         client.give_up(CallId(1));
         let session = sessions.get_mut(SESSION).unwrap();
-        session.push(Index(9), Some(Bytes::new()), 1_000);
-        session.push(Index(9), None, 1_000);
+        let mut outputs = OutputsBuilder::default();
+        outputs.push(&[]);
+        outputs.push_given_up();
+        session.push(outputs.finish(Index(9)), 1_000);
         client.restored(at(20), incarnation(), &sessions);
         assert_eq!(ended(&mut client), [(0, ok()), (1, CallOutcome::GivenUp)]);
         client.restored(at(30), incarnation(), &Sessions::default());
@@ -909,7 +1158,7 @@ mod tests {
                 (2, CallOutcome::Rejected(stopped.clone())),
             ]
         );
-        assert_eq!(client.execute(CallId(9), Bytes::new()), Err(stopped));
+        assert_eq!(client.execute(CallId(9), &[]), Err(stopped));
         assert_eq!(
             client.outgoing(at(9_000), leader(), Term(2)),
             Outgoing::default()
@@ -919,22 +1168,22 @@ mod tests {
     #[test]
     fn too_long_and_too_many_calls_are_refused() {
         let mut client = with_session();
-        let long = Bytes::from(vec![0; COMMAND_LEN_MAX + 1]);
-        let refused = client.execute(CallId(0), long.clone());
+        let long = vec![0; COMMAND_LEN_MAX + 1];
+        let refused = client.execute(CallId(0), &long);
         assert!(
             matches!(refused, Err(Rejection::TooLong { .. })),
             "{refused:?}"
         );
-        let longest = long.slice(1..);
+        let longest = &long[1..];
         let taken = (0..100).take_while(|call| {
             turn(&mut client, 0);
-            client.execute(CallId(*call), longest.clone()).is_ok()
+            client.execute(CallId(*call), longest).is_ok()
         });
         let taken = taken.count();
         assert_eq!(
             taken,
             WAITING_BYTES_MAX / COMMAND_LEN_MAX - 1,
-            "one has its length in front"
+            "each has its length in front"
         );
         assert_eq!(client.flights.len(), 1, "one fills the window");
         client.give_up(CallId(taken as u64 - 1));
@@ -945,7 +1194,7 @@ mod tests {
         let busy = Err(Rejection::Busy {
             waiting: WAITING_MAX,
         });
-        assert_eq!(client.execute(CallId(u64::MAX), Bytes::new()), busy);
+        assert_eq!(client.execute(CallId(u64::MAX), &[]), busy);
         let batches = turn(&mut client, 0);
         assert!(
             batches
@@ -953,12 +1202,12 @@ mod tests {
                 .all(|batch| batch.commands.count() == BATCH_COUNT_MAX)
         );
         assert_eq!(
-            client.execute(CallId(u64::MAX), Bytes::new()),
+            client.execute(CallId(u64::MAX), &[]),
             busy,
             "sent ones wait as well"
         );
         applied(&mut client, 10, 1..=1);
-        client.execute(CallId(u64::MAX), Bytes::new()).unwrap();
+        client.execute(CallId(u64::MAX), &[]).unwrap();
     }
 
     #[test]
@@ -978,7 +1227,7 @@ mod tests {
         }
         assert_eq!(
             (client.waiting, client.queue.len(), client.queue_bytes),
-            (1, 1, 8)
+            (1, 1, 12)
         );
         assert_eq!(ended(&mut client).len(), 10_003);
     }
@@ -1010,6 +1259,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Execute(usize),
+        ExecuteMany(usize),
         GiveUp(prop::sample::Index),
         Turn,
         Deliver(usize),
@@ -1029,7 +1279,8 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let any_index = any::<prop::sample::Index>;
         let step = prop_oneof![
-            6 => (1..4usize).prop_map(Step::Execute),
+            4 => (1..4usize).prop_map(Step::Execute),
+            4 => (1..6usize).prop_map(Step::ExecuteMany),
             2 => any_index().prop_map(Step::GiveUp),
             8 => Just(Step::Turn),
             6 => (1..5usize).prop_map(Step::Deliver),
@@ -1076,6 +1327,11 @@ mod tests {
                 Step::Execute(count) => {
                     let next = self.calls + *count as u64;
                     execute(&mut self.client, self.calls..next);
+                    self.calls = next;
+                }
+                Step::ExecuteMany(count) => {
+                    let next = self.calls + *count as u64;
+                    execute_many(&mut self.client, self.calls..next);
                     self.calls = next;
                 }
                 Step::GiveUp(call) if self.calls > 0 => {
@@ -1129,9 +1385,9 @@ mod tests {
                 }
                 Step::GiveUp(_) | Step::DeliverAny(_) | Step::Duplicate(_) | Step::Lose(_) => {}
             }
-            while let Some((call, outcome)) = self.client.poll_ended() {
-                let before = self.ended.insert(call.0, outcome);
-                assert_eq!(before, None, "call {} ended twice", call.0);
+            for (call, outcome) in ended(&mut self.client) {
+                let before = self.ended.insert(call, outcome);
+                assert_eq!(before, None, "call {call} ended twice");
             }
         }
 

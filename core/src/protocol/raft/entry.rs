@@ -191,23 +191,85 @@ impl Commands {
         rest.is_empty()
     }
 
-    /// The commands in order, without a copy; `None` for one that was given up. Ends early where the bytes
-    /// are not [well formed](Self::is_well_formed).
-    pub fn iter(&self) -> impl Iterator<Item = Option<Bytes>> + '_ {
-        let mut at = 0;
-        (0..self.count).map_while(move |_| {
-            let prefix = self.bytes.get(at..)?.first_chunk::<PREFIX>()?;
-            let len = u32::from_le_bytes(*prefix) as usize;
-            at += PREFIX;
-            let Some(len) = len.checked_sub(1) else {
-                return Some(None);
-            };
-            (at + len <= self.bytes.len()).then(|| {
-                let command = self.bytes.slice(at..at + len);
-                at += len;
-                Some(command)
-            })
-        })
+    /// The commands in order; `None` for one that was given up. Ends early where the bytes are not
+    /// [well formed](Self::is_well_formed).
+    #[must_use]
+    pub fn iter(&self) -> CommandsIter<'_> {
+        CommandsIter {
+            count: self.count,
+            rest: &self.bytes,
+        }
+    }
+
+    /// The first commands, and the others: so many at most, none of which begins behind so many bytes.
+    pub(super) fn split(self, count: u32, bytes: usize) -> (Self, Self) {
+        if self.count <= count && self.bytes.len() <= bytes {
+            return (self, Self::default());
+        }
+        let mut iter = self.iter();
+        let taken = loop {
+            let taken = self.count - iter.count;
+            let len = self.bytes.len() - iter.rest.len();
+            if taken >= count || len >= bytes || iter.next().is_none() {
+                break len;
+            }
+        };
+        let left = iter.count;
+        let first = Self {
+            count: self.count - left,
+            bytes: self.bytes.slice(..taken),
+        };
+        let others = Self {
+            count: left,
+            bytes: self.bytes.slice(taken..),
+        };
+        (first, others)
+    }
+
+    /// All commands of `parts`, in order. Copied, unless there is one part.
+    pub(super) fn concat(parts: &mut Vec<Self>) -> Self {
+        if parts.len() == 1 {
+            return parts.pop().unwrap_or_default();
+        }
+        let len = parts.iter().map(Self::len_bytes).sum();
+        let mut bytes = BytesMut::with_capacity(len);
+        let mut count = 0;
+        for part in parts.drain(..) {
+            bytes.extend_from_slice(&part.bytes);
+            count += part.count;
+        }
+        Self {
+            count,
+            bytes: bytes.freeze(),
+        }
+    }
+}
+
+/// The commands of [`Commands`], one by one.
+#[derive(Clone, Debug, Default)]
+pub struct CommandsIter<'a> {
+    count: u32,
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for CommandsIter<'a> {
+    type Item = Option<&'a [u8]>;
+
+    fn next(&mut self) -> Option<Option<&'a [u8]>> {
+        if self.count == 0 {
+            return None;
+        }
+        let (prefix, rest) = self.rest.split_first_chunk::<PREFIX>()?;
+        let len = u32::from_le_bytes(*prefix) as usize;
+        let (command, rest) = rest.split_at_checked(len.saturating_sub(1))?;
+        self.count -= 1;
+        self.rest = rest;
+        Some((len > 0).then_some(command))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let fit = self.rest.len() / PREFIX;
+        (0, Some(fit.min(self.count as usize)))
     }
 }
 
@@ -228,6 +290,29 @@ impl CommandsBuilder {
         self.bytes.put_u32_le(command.len() as u32 + 1);
         self.bytes.put_slice(command);
         self.count += 1;
+    }
+
+    /// Adds the command that `write` appends to the buffer, and gives its length; where that is above
+    /// [`COMMAND_LEN_MAX`] it is not added.
+    ///
+    /// # Errors
+    /// As `write` does. Nothing is added.
+    pub fn push_with<E>(
+        &mut self,
+        write: impl FnOnce(&mut BytesMut) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        let start = self.bytes.len();
+        self.bytes.put_u32_le(0);
+        let written = write(&mut self.bytes);
+        let len = self.bytes.len() - start - PREFIX;
+        if written.is_err() || len > COMMAND_LEN_MAX {
+            self.bytes.truncate(start);
+        } else {
+            let prefix = len as u32 + 1;
+            self.bytes[start..start + PREFIX].copy_from_slice(&prefix.to_le_bytes());
+            self.count += 1;
+        }
+        written.map(|()| len)
     }
 
     /// Adds a place at which nothing is applied.

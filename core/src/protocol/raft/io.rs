@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
-use super::entry::SessionId;
+use super::entry::{Commands, SessionId};
 use super::messages::Envelope;
+use super::outputs::Outputs;
 use super::store::{StorageError, Write};
 use super::types::{Incarnation, Index, Member, Sequence, Term, Version};
 use crate::id::PeerId;
@@ -25,6 +26,9 @@ pub enum Input {
     Surroundings(Surroundings),
     /// A command of this node's, to be applied exactly once.
     Execute(CallId, Bytes),
+    /// Commands of this node's, each to be applied exactly once. The calls are numbered from this one on; no command
+    /// is longer than [`COMMAND_LEN_MAX`](super::COMMAND_LEN_MAX), and none is given up.
+    ExecuteMany(CallId, Commands),
     /// The caller of a command waits no longer; if it was not applied yet, it is not to be.
     GiveUp(CallId),
     /// A linearizable read.
@@ -56,12 +60,31 @@ pub enum Output {
     Event(Event),
     /// A call has ended.
     Completed(CallId, CallOutcome),
+    /// Calls that were made together, from this one on, have ended: all were applied, once, in one entry.
+    Applied(CallId, Version, Outputs),
     /// The state now shows all that the read must see: read it before the next input.
     ReadReady(ReadId, Version),
     /// The read cannot be answered.
     ReadFailed(ReadId, ReadError),
     /// The machine does nothing any more.
     Stopped(StopReason),
+}
+
+impl Output {
+    /// The calls that have ended, if that is what it says, and how.
+    pub fn completions(&self) -> impl Iterator<Item = (CallId, CallOutcome)> {
+        let (one, several) = match self {
+            Self::Completed(call, outcome) => (Some((*call, outcome.clone())), None),
+            Self::Applied(first, version, outputs) => (None, Some((*first, *version, outputs))),
+            _ => (None, None),
+        };
+        let several = several.into_iter().flat_map(|(first, version, outputs)| {
+            let outputs = (0..outputs.len()).filter_map(|place| outputs.get(place)?.output());
+            let outcomes = outputs.map(move |output| CallOutcome::Applied { version, output });
+            (first.0..).map(CallId).zip(outcomes)
+        });
+        one.into_iter().chain(several)
+    }
 }
 
 /// Numbers the writes of one machine, from 1.

@@ -8,12 +8,13 @@ use rand_chacha::ChaCha8Rng;
 
 use super::asking::Asking;
 use super::catch_up::{CatchUp, Gained, Gap, SnapshotShelf, fetch};
-use super::client::Client;
+use super::client::{Client, Ended};
 use super::config::{Config, LeadershipPreference};
 use super::core::{Core, State};
-use super::entry::{Batch, Entry, Owner, Payload};
+use super::entry::{Batch, Commands, Entry, Owner, Payload};
 use super::io::{
-    CallId, CallOutcome, Event, Input, Output, ReadError, ReadId, StopReason, Superseded, WriteId,
+    CallId, CallOutcome, Event, Input, Output, ReadError, ReadId, Rejection, StopReason,
+    Superseded, WriteId,
 };
 use super::messages::{Envelope, Message};
 use super::mutants::mutant;
@@ -634,10 +635,11 @@ impl<S: StateMachine> Raft<S> {
     }
 
     fn complete_calls(&mut self) {
-        while let Some((call, outcome)) = self.client.poll_ended() {
-            self.core
-                .outputs
-                .push_back(Output::Completed(call, outcome));
+        while let Some(ended) = self.client.poll_ended() {
+            self.core.outputs.push_back(match ended {
+                Ended::One(call, outcome) => Output::Completed(call, outcome),
+                Ended::Applied(first, version, outputs) => Output::Applied(first, version, outputs),
+            });
         }
     }
 
@@ -650,12 +652,24 @@ impl<S: StateMachine> Raft<S> {
         self.catch_up = None;
     }
 
-    fn execute(&mut self, call: CallId, command: bytes::Bytes) {
+    fn execute(&mut self, call: CallId, command: &[u8]) {
         if let Err(rejection) = self.client.execute(call, command) {
-            let outcome = CallOutcome::Rejected(rejection);
-            self.core
-                .outputs
-                .push_back(Output::Completed(call, outcome));
+            self.reject(call, 1, &rejection);
+        }
+    }
+
+    fn execute_many(&mut self, first: CallId, commands: Commands) {
+        let count = commands.count();
+        if let Err(rejection) = self.client.execute_many(first, commands) {
+            self.reject(first, count, &rejection);
+        }
+    }
+
+    fn reject(&mut self, first: CallId, count: u32, why: &Rejection) {
+        for call in (first.0..).take(count as usize) {
+            let outcome = CallOutcome::Rejected(why.clone());
+            let outputs = &mut self.core.outputs;
+            outputs.push_back(Output::Completed(CallId(call), outcome));
         }
     }
 
@@ -683,7 +697,8 @@ impl<S: StateMachine> Machine for Raft<S> {
         self.is_turn_open = true;
         if self.core.is_stopped() {
             match input {
-                Input::Execute(call, command) => self.execute(call, command),
+                Input::Execute(call, command) => self.execute(call, &command),
+                Input::ExecuteMany(first, commands) => self.execute_many(first, commands),
                 Input::Read(id) => {
                     let error = ReadError::Stopped;
                     self.core.outputs.push_back(Output::ReadFailed(id, error));
@@ -706,7 +721,8 @@ impl<S: StateMachine> Machine for Raft<S> {
             Input::Persisted(write) => self.persisted(now, write),
             Input::PersistFailed(error) => self.core.persist_failed(error),
             Input::Surroundings(surroundings) => self.core.surroundings = surroundings,
-            Input::Execute(call, command) => self.execute(call, command),
+            Input::Execute(call, command) => self.execute(call, &command),
+            Input::ExecuteMany(first, commands) => self.execute_many(first, commands),
             Input::GiveUp(call) => self.client.give_up(call),
             Input::Read(id) => self.read(now, id),
             Input::TransferLeadership => self.core.transfer(now),

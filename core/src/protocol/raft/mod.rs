@@ -23,6 +23,7 @@ mod memory;
 mod messages;
 mod mutants;
 mod outline;
+mod outputs;
 mod progress;
 mod reads;
 mod replica;
@@ -43,7 +44,8 @@ pub use config::{
 };
 pub use configuration::Configuration;
 pub use entry::{
-    Batch, COMMAND_LEN_MAX, Commands, CommandsBuilder, Entry, Owner, Payload, SessionId,
+    Batch, COMMAND_LEN_MAX, Commands, CommandsBuilder, CommandsIter, Entry, Owner, Payload,
+    SessionId,
 };
 pub use io::{
     CallId, CallOutcome, Event, Input, Output, ReadError, ReadId, Rejection, StopReason,
@@ -57,6 +59,7 @@ pub use messages::{
 #[cfg(smalti_mutants)]
 pub use mutants::Mutant;
 pub use outline::Outline;
+pub use outputs::{Ending, Outputs, OutputsBuilder};
 pub use standing::{Offer, Phase, Seal, Weight};
 pub use state::{ApplyContext, FrozenState, RestoreError, StateMachine};
 pub use status::{Role, Status};

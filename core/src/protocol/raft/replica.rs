@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::config::Config;
 use super::configuration::Configuration;
-use super::entry::{Batch, Entry, Owner, Payload, SessionId};
+use super::entry::{Batch, CommandsIter, Entry, Owner, Payload, SessionId};
 use super::mutants::mutant;
+use super::outputs::{Ending, Outputs, OutputsBuilder};
 use super::sessions::{Outcome, Session, Sessions};
 use super::standing::{Phase, Standing};
 use super::state::{ApplyContext, FrozenState, RestoreError, StateMachine};
@@ -22,6 +23,13 @@ use crate::wire;
 
 /// About so many bytes are in one chunk of a snapshot.
 pub(super) const CHUNK_LEN: usize = 64 << 10;
+
+/// No command is applied with others whose outputs have so many bytes together already: a session that keeps less of
+/// them lets them go before there are more.
+const RUN_BYTES: usize = 256 << 10;
+
+/// So many commands the state machine is handed at once, at most.
+const RUN_COUNT: usize = 256;
 
 /// The digest by which a manifest names a chunk.
 pub(super) fn chunk_digest(chunk: &[u8]) -> Digest {
@@ -86,7 +94,7 @@ struct Header {
 pub(super) enum Applied {
     /// This run of the node has a session.
     Opened(SessionId),
-    /// A command of this run has ended, now or earlier.
+    /// A command of this run has ended earlier.
     Ended {
         /// Its session.
         session: SessionId,
@@ -94,6 +102,15 @@ pub(super) enum Applied {
         sequence: Sequence,
         /// How.
         outcome: Outcome,
+    },
+    /// Commands of this run have ended together, now.
+    Run {
+        /// Their session.
+        session: SessionId,
+        /// The first of them there.
+        first: Sequence,
+        /// How.
+        outputs: Outputs,
     },
     /// Commands of this run were passed over: one before them was missing.
     Gap {
@@ -309,40 +326,49 @@ impl<S: StateMachine> Replica<S> {
                 expected,
             });
         }
-        let commands = batch.commands.iter().take_while(|_| !is_gap);
-        for (offset, command) in (0..).zip(commands) {
-            let sequence = Sequence(batch.first.0.saturating_add(offset));
-            let outcome = if sequence <= session.last() {
-                // It was sent again while its first copy was on its way: once is enough.
-                if mutant!(config, AppliedTwice)
-                    && let Some(command) = &command
-                {
-                    self.state.apply(context, command);
-                }
-                is_own.then(|| session.outcome(sequence))
-            } else if refuses && command.is_some() {
-                session.push_refused(context.index, bytes_max);
-                is_own.then_some(Outcome::Refused)
-            } else {
-                let output = command.map(|command| self.state.apply(context, &command));
-                self.commands = self.commands.saturating_add(u64::from(output.is_some()));
-                let outcome = is_own.then(|| match &output {
-                    Some(output) => Outcome::Applied {
-                        index: context.index,
-                        output: output.clone(),
-                    },
-                    None => Outcome::GivenUp,
-                });
-                session.push(context.index, output, bytes_max);
-                outcome
-            };
-            if let Some(outcome) = outcome {
+        let mut commands = if is_gap {
+            CommandsIter::default()
+        } else {
+            batch.commands.iter()
+        };
+        let mut sequence = batch.first;
+        while sequence <= session.last()
+            && let Some(command) = commands.next()
+        {
+            // It was sent again while its first copy was on its way: once is enough.
+            if mutant!(config, AppliedTwice)
+                && let Some(command) = command
+            {
+                self.state.apply(context, command);
+            }
+            if is_own {
                 report(Applied::Ended {
                     session: id,
                     sequence,
-                    outcome,
+                    outcome: session.outcome(sequence),
                 });
             }
+            sequence = sequence.next();
+        }
+        loop {
+            let outputs = if refuses {
+                refuse(context, &mut commands)
+            } else {
+                run(&mut self.state, context, &mut commands)
+            };
+            if outputs.is_empty() {
+                break;
+            }
+            let applied = outputs.iter().filter_map(Ending::output).count();
+            self.commands = self.commands.saturating_add(applied as u64);
+            if is_own {
+                report(Applied::Run {
+                    session: id,
+                    first: session.last().next(),
+                    outputs: outputs.clone(),
+                });
+            }
+            session.push(outputs, bytes_max);
         }
         let bytes_after = session.outputs_bytes();
         self.sessions.account(bytes_before, bytes_after);
@@ -402,6 +428,49 @@ impl<S: StateMachine> Replica<S> {
         self.bytes_since_point = 0;
         Ok(())
     }
+}
+
+/// Has `state` apply the next commands, and gives what came of them: of all that are left, unless their outputs are
+/// so large that the first should go before the last are made.
+fn run<S: StateMachine>(
+    state: &mut S,
+    context: ApplyContext,
+    commands: &mut CommandsIter<'_>,
+) -> Outputs {
+    let mut outputs = OutputsBuilder::with_capacity(commands.size_hint().1.unwrap_or_default());
+    while outputs.len_bytes() < RUN_BYTES {
+        let before = outputs.len();
+        let mut taken = 0;
+        let mut is_given_up = false;
+        let next = commands.by_ref().take(RUN_COUNT).map_while(|command| {
+            is_given_up = command.is_none();
+            taken += usize::from(!is_given_up);
+            command
+        });
+        state.apply_batch(context, &mut next.fuse(), &mut outputs);
+        // One that cannot go on gives no outputs; whoever drives it lets nothing out that came of it.
+        while outputs.len() < before + taken {
+            outputs.push(&[]);
+        }
+        if is_given_up {
+            outputs.push_given_up();
+        } else if taken == 0 {
+            break;
+        }
+    }
+    outputs.finish(context.index)
+}
+
+/// What comes of the commands that are left where none is to be applied.
+fn refuse(context: ApplyContext, commands: &mut CommandsIter<'_>) -> Outputs {
+    let mut outputs = OutputsBuilder::default();
+    for command in commands {
+        match command {
+            Some(_) => outputs.push_refused(),
+            None => outputs.push_given_up(),
+        }
+    }
+    outputs.finish(context.index)
 }
 
 impl<F: FrozenState> Frozen<F> {
@@ -484,9 +553,10 @@ pub(super) mod testing {
     impl StateMachine for List {
         type Frozen = Self;
 
-        fn apply(&mut self, context: ApplyContext, command: &Bytes) -> Bytes {
+        fn apply(&mut self, context: ApplyContext, command: &[u8]) -> Bytes {
             let place = self.0.len() as u64;
-            self.0.push_back((context.index.0, command.clone()));
+            let command = Bytes::copy_from_slice(command);
+            self.0.push_back((context.index.0, command));
             Bytes::copy_from_slice(&place.to_le_bytes())
         }
 
@@ -575,8 +645,27 @@ mod tests {
 
     fn apply(replica: &mut Replica<List>, entry: &Entry) -> Vec<Applied> {
         let mut reports = Vec::new();
-        replica.apply(entry, &mut |applied| reports.push(applied));
+        replica.apply(entry, &mut |applied| reports.extend(one_by_one(applied)));
         reports
+    }
+
+    /// What is reported of several commands together, as if it were of each by itself.
+    fn one_by_one(applied: Applied) -> Vec<Applied> {
+        let Applied::Run {
+            session,
+            first,
+            outputs,
+        } = applied
+        else {
+            return vec![applied];
+        };
+        let endings = (0..outputs.len()).filter_map(|place| outputs.get(place));
+        let ended = endings.zip(first.0..).map(|(ending, n)| Applied::Ended {
+            session,
+            sequence: Sequence(n),
+            outcome: Outcome::of(outputs.index(), ending),
+        });
+        ended.collect()
     }
 
     /// Applies `payloads` after what was applied already, and gives all reports.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Owner, SEQUENCE_MAX, SessionId};
+use super::outputs::{Ending, Outputs, OutputsBuilder};
 use super::types::{Index, Sequence};
 use crate::wire;
 
@@ -126,10 +127,9 @@ impl Sessions {
 
     /// The table as bytes: equal tables give equal bytes.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let sessions: Vec<(SessionId, &Session)> = self
-            .all
-            .iter()
-            .map(|(id, session)| (*id, &**session))
+        let sessions = self.all.iter();
+        let sessions: Vec<(SessionId, Encoded)> = sessions
+            .map(|(id, session)| (*id, Encoded::from(&**session)))
             .collect();
         wire::encode(&sessions).expect("numbers and byte strings can always be encoded")
     }
@@ -139,17 +139,16 @@ impl Sessions {
     /// # Errors
     /// What is wrong with them.
     pub(super) fn decode(bytes: &[u8], through: Index) -> Result<Self, SessionsError> {
-        let sessions: Vec<(SessionId, Session)> = wire::decode(bytes)?;
+        let sessions: Vec<(SessionId, Encoded)> = wire::decode(bytes)?;
         let mut table = Self::default();
         let mut previous = None;
-        for (id, mut session) in sessions {
+        for (id, session) in sessions {
             if previous >= Some(id) {
                 return Err(SessionsError::Unordered(id.0));
             }
             session.check(id, through)?;
-            session.outputs_bytes = session.outputs.iter().map(Stored::size).sum();
             previous = Some(id);
-            table.insert(id, session);
+            table.insert(id, session.into());
         }
         Ok(table)
     }
@@ -175,7 +174,7 @@ pub(super) enum SessionsError {
 }
 
 /// What is known of one run of a member.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub(super) struct Session {
     owner: Owner,
     /// The last command that was applied or given up.
@@ -183,9 +182,32 @@ pub(super) struct Session {
     /// The entry of its last batch, or the one that opened it.
     used: Index,
     /// What came of the latest commands, the last one at the end.
-    outputs: VecDeque<Stored>,
-    #[serde(skip)]
+    outputs: VecDeque<Kept>,
     outputs_bytes: u64,
+}
+
+/// What came of commands that were applied together; of one at least.
+#[derive(Clone, Debug)]
+struct Kept {
+    /// The first of them.
+    first: Sequence,
+    outputs: Outputs,
+}
+
+impl Kept {
+    /// What they count for.
+    fn size(&self) -> u64 {
+        self.outputs.len() as u64 * OUTPUT_OVERHEAD + self.outputs.len_bytes() as u64
+    }
+}
+
+/// A session as it is encoded: command by command, however the outputs lie in memory.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Encoded {
+    owner: Owner,
+    last: Sequence,
+    used: Index,
+    outputs: Vec<Stored>,
 }
 
 /// What came of a command.
@@ -198,11 +220,58 @@ struct Stored {
     is_refused: bool,
 }
 
-impl Stored {
-    fn size(&self) -> u64 {
-        OUTPUT_OVERHEAD + self.output.as_ref().map_or(0, |output| output.len() as u64)
+impl From<&Session> for Encoded {
+    fn from(session: &Session) -> Self {
+        Self {
+            owner: session.owner,
+            last: session.last,
+            used: session.used,
+            outputs: session.stored().collect(),
+        }
     }
 }
+
+impl From<Encoded> for Session {
+    fn from(encoded: Encoded) -> Self {
+        let mut session = Self {
+            owner: encoded.owner,
+            last: Sequence(encoded.last.0 - encoded.outputs.len() as u64),
+            used: encoded.used,
+            outputs: VecDeque::new(),
+            outputs_bytes: 0,
+        };
+        let of_one_entry = |one: &Stored, next: &Stored| one.index == next.index;
+        for together in encoded.outputs.chunk_by(of_one_entry) {
+            session.push(Stored::together(together), u64::MAX);
+        }
+        session
+    }
+}
+
+impl Stored {
+    /// Those of one entry, of which there is one at least.
+    fn together(all: &[Self]) -> Outputs {
+        let mut outputs = OutputsBuilder::with_capacity(all.len());
+        for stored in all {
+            match &stored.output {
+                Some(output) => outputs.push(output),
+                None if stored.is_refused => outputs.push_refused(),
+                None => outputs.push_given_up(),
+            }
+        }
+        outputs.finish(all[0].index)
+    }
+}
+
+impl PartialEq for Session {
+    fn eq(&self, other: &Self) -> bool {
+        // Equal sessions may have come by their outputs in other pieces.
+        (self.owner, self.last, self.used) == (other.owner, other.last, other.used)
+            && self.stored().eq(other.stored())
+    }
+}
+
+impl Eq for Session {}
 
 /// How a command of a session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -220,6 +289,17 @@ pub(super) enum Outcome {
     Refused,
     /// It ended, and what came of it is no longer kept.
     Lost,
+}
+
+impl Outcome {
+    /// What came of a command in entry `index`.
+    pub(super) fn of(index: Index, ending: Ending<Bytes>) -> Self {
+        match ending {
+            Ending::Applied(output) => Self::Applied { index, output },
+            Ending::GivenUp => Self::GivenUp,
+            Ending::Refused => Self::Refused,
+        }
+    }
 }
 
 impl Session {
@@ -252,39 +332,28 @@ impl Session {
     /// Takes note of a batch in entry `index`: the owner has all outputs up to `acked_through`.
     pub(super) fn touch(&mut self, index: Index, acked_through: Sequence) {
         self.used = index;
-        while self.first_kept() <= acked_through && !self.outputs.is_empty() {
-            self.drop_oldest();
+        let first = self
+            .outputs
+            .front()
+            .map_or(Sequence::ZERO, |kept| kept.first);
+        let after = acked_through.0.saturating_add(1);
+        self.drop_oldest(after.saturating_sub(first.0));
+    }
+
+    /// Takes note of what came of the commands after [`last`](Self::last). Drops the oldest outputs above `bytes_max`.
+    pub(super) fn push(&mut self, outputs: Outputs, bytes_max: u64) {
+        if outputs.is_empty() {
+            return;
         }
-    }
-
-    /// Takes note of how the command after [`last`](Self::last) ended in entry `index`: with an output, or
-    /// given up. Drops the oldest outputs above `bytes_max`.
-    pub(super) fn push(&mut self, index: Index, output: Option<Bytes>, bytes_max: u64) {
-        let is_refused = false;
-        let stored = Stored {
-            index,
-            output,
-            is_refused,
+        let kept = Kept {
+            first: self.last.next(),
+            outputs,
         };
-        self.store(stored, bytes_max);
-    }
-
-    /// Takes note that the command after [`last`](Self::last) was refused in entry `index`.
-    pub(super) fn push_refused(&mut self, index: Index, bytes_max: u64) {
-        let stored = Stored {
-            index,
-            output: None,
-            is_refused: true,
-        };
-        self.store(stored, bytes_max);
-    }
-
-    fn store(&mut self, stored: Stored, bytes_max: u64) {
-        self.last = self.last.next();
-        self.outputs_bytes += stored.size();
-        self.outputs.push_back(stored);
+        self.last.0 += kept.outputs.len() as u64;
+        self.outputs_bytes += kept.size();
+        self.outputs.push_back(kept);
         while self.outputs_bytes > bytes_max {
-            self.drop_oldest();
+            self.drop_oldest(1);
         }
     }
 
@@ -297,38 +366,47 @@ impl Session {
 
     /// How a command ended that is not above [`last`](Self::last).
     pub(super) fn outcome(&self, sequence: Sequence) -> Outcome {
-        let stored = sequence
-            .0
-            .checked_sub(self.first_kept().0)
-            .and_then(|at| self.outputs.get(usize::try_from(at).ok()?));
-        match stored {
-            None => Outcome::Lost,
-            Some(Stored {
-                is_refused: true, ..
-            }) => Outcome::Refused,
-            Some(Stored { output: None, .. }) => Outcome::GivenUp,
-            Some(Stored {
-                index,
-                output: Some(output),
-                ..
-            }) => Outcome::Applied {
-                index: *index,
-                output: output.clone(),
-            },
+        let after = self.outputs.partition_point(|kept| kept.first <= sequence);
+        let kept = after.checked_sub(1).and_then(|at| self.outputs.get(at));
+        let ending = kept.and_then(|Kept { first, outputs }| {
+            let ending = outputs.get(usize::try_from(sequence.0 - first.0).ok()?)?;
+            Some(Outcome::of(outputs.index(), ending))
+        });
+        ending.unwrap_or(Outcome::Lost)
+    }
+
+    /// What came of each command, in their order.
+    fn stored(&self) -> impl Iterator<Item = Stored> {
+        self.outputs.iter().flat_map(|Kept { outputs, .. }| {
+            let places = 0..outputs.len();
+            let endings = places.filter_map(|place| outputs.get(place));
+            endings.map(|ending| Stored {
+                index: outputs.index(),
+                is_refused: ending == Ending::Refused,
+                output: ending.output(),
+            })
+        })
+    }
+
+    /// Forgets what came of the first `count` commands, or of all.
+    fn drop_oldest(&mut self, mut count: u64) {
+        while count > 0
+            && let Some(kept) = self.outputs.front_mut()
+        {
+            let before = kept.size();
+            let dropped = count.min(kept.outputs.len() as u64);
+            kept.outputs.drop_first(dropped as usize);
+            kept.first.0 += dropped;
+            count -= dropped;
+            self.outputs_bytes -= before - kept.size();
+            if kept.outputs.is_empty() {
+                self.outputs.pop_front();
+            }
         }
     }
+}
 
-    /// The command whose output is at the front.
-    fn first_kept(&self) -> Sequence {
-        Sequence(self.last.0 - self.outputs.len() as u64).next()
-    }
-
-    fn drop_oldest(&mut self) {
-        if let Some(stored) = self.outputs.pop_front() {
-            self.outputs_bytes -= stored.size();
-        }
-    }
-
+impl Encoded {
     /// Whether a session opened by entry `id` may look like this after entry `through`.
     fn check(&self, id: SessionId, through: Index) -> Result<(), SessionsError> {
         let impossible = |how| Err(SessionsError::Impossible { id: id.0, how });
@@ -373,6 +451,17 @@ mod tests {
             },
             run: Run { boot, id: 0 },
         }
+    }
+
+    fn outputs(index: u64, all: &[Option<&[u8]>]) -> Outputs {
+        let mut outputs = OutputsBuilder::default();
+        for output in all {
+            match output {
+                Some(output) => outputs.push(output),
+                None => outputs.push_given_up(),
+            }
+        }
+        outputs.finish(Index(index))
     }
 
     fn id(index: u64) -> SessionId {
@@ -444,19 +533,19 @@ mod tests {
     #[test]
     fn an_output_larger_than_the_bound_is_not_kept() {
         let mut session = Session::new(owner(1, 1, 0), ID);
-        session.push(Index(4), Some(Bytes::from_static(&[0; 10])), 100);
-        session.push(Index(5), Some(Bytes::from_static(&[0; 100])), 100);
+        session.push(outputs(4, &[Some(&[0; 10])]), 100);
+        session.push(outputs(5, &[Some(&[0; 100])]), 100);
         assert_eq!(session.outcome(Sequence(1)), Outcome::Lost);
         assert_eq!(session.outcome(Sequence(2)), Outcome::Lost);
         assert_eq!(session.last(), Sequence(2));
-        session.push(Index(6), None, 100);
+        session.push(outputs(6, &[None]), 100);
         assert_eq!(session.outcome(Sequence(3)), Outcome::GivenUp);
     }
 
     #[test]
     fn together_the_outputs_of_all_sessions_are_bounded() {
         let mut sessions = Sessions::default();
-        let large = Step::Push(Some(vec![0; 1 << 20]));
+        let large = Step::Push(vec![Some(vec![0; 1 << 20])]);
         for peer in 0..100_u8 {
             let opened = id(2 + u64::from(peer));
             sessions.open(opened, owner(peer, 0, 0), 100);
@@ -487,14 +576,14 @@ mod tests {
     /// What an entry does to a session.
     #[derive(Clone, Debug)]
     enum Step {
-        Push(Option<Vec<u8>>),
+        Push(Vec<Option<Vec<u8>>>),
         Ack(u64),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let output = prop::option::weighted(0.8, prop::collection::vec(any::<u8>(), 0..40));
         let step = prop_oneof![
-            4 => output.prop_map(Step::Push),
+            4 => prop::collection::vec(output, 1..4).prop_map(Step::Push),
             1 => (0..60u64).prop_map(Step::Ack),
         ];
         prop::collection::vec(step, 0..60)
@@ -505,9 +594,10 @@ mod tests {
         let before = session.outputs_bytes();
         for (step, index) in steps.iter().zip(session.used.0 + 1..) {
             match step {
-                Step::Push(output) => {
+                Step::Push(all) => {
+                    let all: Vec<_> = all.iter().map(Option::as_deref).collect();
                     session.touch(Index(index), Sequence::ZERO);
-                    session.push(Index(index), output.clone().map(Bytes::from), bytes_max);
+                    session.push(outputs(index, &all), bytes_max);
                 }
                 Step::Ack(through) => session.touch(Index(index), Sequence(*through)),
             }
@@ -517,7 +607,7 @@ mod tests {
     }
 
     fn push(sessions: &mut Sessions, id: SessionId, index: u64) {
-        run(sessions, id, &[Step::Push(None)], 1_000);
+        run(sessions, id, &[Step::Push(vec![None])], 1_000);
         assert_eq!(sessions.get(id).unwrap().used, Index(index));
     }
 
@@ -546,7 +636,9 @@ mod tests {
             let mut dropped = 0;
             for (step, index) in steps.iter().zip(4..) {
                 match step {
-                    Step::Push(output) => pushed.push((index, output.clone())),
+                    Step::Push(all) => {
+                        pushed.extend(all.iter().map(|output| (index, output.clone())));
+                    }
                     Step::Ack(through) => dropped = dropped.max((*through as usize).min(pushed.len())),
                 }
                 let size = |kept: &[(u64, Option<Vec<u8>>)]| -> usize {
@@ -613,7 +705,7 @@ mod tests {
                         let session = sessions.get_mut(SessionId(Index(id))).unwrap();
                         session.outcome(session.last());
                         session.outcome(Sequence(u64::MAX));
-                        session.push(THROUGH, Some(Bytes::new()), 100);
+                        session.push(outputs(THROUGH.0, &[Some(&[]), None]), 100);
                         session.touch(THROUGH, Sequence(u64::MAX));
                     }
                 }
@@ -628,14 +720,13 @@ mod tests {
             output: None,
             is_refused: false,
         };
-        let session = |last, used, outputs: &[u64]| Session {
+        let session = |last, used, outputs: &[u64]| Encoded {
             owner: owner(1, 1, 0),
             last: Sequence(last),
             used: Index(used),
             outputs: outputs.iter().copied().map(stored).collect(),
-            outputs_bytes: 0,
         };
-        let decode = |sessions: Vec<(SessionId, Session)>| {
+        let decode = |sessions: Vec<(SessionId, Encoded)>| {
             Sessions::decode(&wire::encode(&sessions).unwrap(), Index(9))
         };
         assert!(decode(vec![(id(3), session(2, 9, &[4, 4]))]).is_ok());

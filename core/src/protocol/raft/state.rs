@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::outputs::OutputsBuilder;
 use super::types::{Index, Term};
 
 /// Where a command is applied.
@@ -25,7 +26,20 @@ pub trait StateMachine {
     ///
     /// Commands come from members of the group: one that cannot be decoded is to be answered, not to
     /// panic over.
-    fn apply(&mut self, context: ApplyContext, command: &Bytes) -> Bytes;
+    fn apply(&mut self, context: ApplyContext, command: &[u8]) -> Bytes;
+
+    /// Applies commands that follow each other in one entry, all of them, and gives the output of each to `outputs`.
+    /// Default: [`apply`](Self::apply) one after the other.
+    fn apply_batch(
+        &mut self,
+        context: ApplyContext,
+        commands: &mut dyn Iterator<Item = &[u8]>,
+        outputs: &mut OutputsBuilder,
+    ) {
+        for command in commands {
+            outputs.push(&self.apply(context, command));
+        }
+    }
 
     /// The present state.
     fn freeze(&self) -> Self::Frozen;

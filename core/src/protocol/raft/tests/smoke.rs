@@ -15,8 +15,8 @@ pub(super) struct FrozenList(Vec<Bytes>);
 
 impl StateMachine for List {
     type Frozen = FrozenList;
-    fn apply(&mut self, _: ApplyContext, command: &Bytes) -> Bytes {
-        self.0.push(command.clone());
+    fn apply(&mut self, _: ApplyContext, command: &[u8]) -> Bytes {
+        self.0.push(Bytes::copy_from_slice(command));
         Bytes::from(self.0.len().to_string())
     }
     fn freeze(&self) -> FrozenList {
