@@ -31,6 +31,10 @@ fn three_hosts_form_a_group_and_come_to_the_same_history() {
             simulation.host(name, move |network| async move {
                 let group = join(&network).await?;
                 group.when().online().await;
+                // Nobody has what all wait for, and leaves again, before this one has written.
+                while group.status().voters.len() < HOSTS.len() {
+                    group.when().committed().await;
+                }
                 let notes = Notes::default();
                 write(&group, name, 0..LINES, &notes).await?;
                 let all = lines(&group, HOSTS.len() * LINES as usize).await?;
@@ -42,7 +46,6 @@ fn three_hosts_form_a_group_and_come_to_the_same_history() {
                 let strong = group.query((), Strong).await?;
                 assert_eq!(strong.result, all);
                 assert_eq!(group.bonds().len(), 2);
-                assert_eq!(group.status().voters.len(), 3);
                 Ok(())
             })
         });

@@ -1,17 +1,18 @@
 //! Links between members of groups: how one is opened, its two tasks, and how it ends.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::switchboard::Switchboard;
 use crate::id::PeerId;
 use crate::node::connections::{Connections, Lease, LinkError};
-use crate::node::framed::{FrameReadError, FrameReader, write_chunks};
+use crate::node::framed::{FrameReadError, FrameReader};
 use crate::node::link::{Link, Protocol, closed_for_long};
 use crate::node::tasks::Tasks;
 use crate::protocol::bonds::{FRAME_LEN_MAX, Frame, GROUPS_ALPN, LinkId};
@@ -56,12 +57,74 @@ pub(super) async fn open(
 /// Dropping it ends the link alone: what is queued is sent, for as long as links may take that are closed, and nothing
 /// is read any more.
 pub(super) struct Outlet {
-    /// Frames for the transport. The machine bounds them: it has two at most under way, and what it has queued itself
-    /// when it says farewell.
-    queue: mpsc::UnboundedSender<Frame>,
+    pipe: Arc<Pipe>,
     lease: Arc<Lease>,
     codes: Arc<Codes>,
     _closing: DropGuard,
+}
+
+/// The sending half of a link. Whoever has a frame for it writes it at once, as far as the transport takes it, so that
+/// it goes out without another task having to run first; the link's writer does the rest.
+struct Pipe(Mutex<PipeState>);
+
+struct PipeState {
+    send: Box<dyn SendStream>,
+    /// Frames that the transport has not taken, as chunks; of the first a part may be gone. The machine bounds them: it
+    /// has two at most under way, and what it has queued itself when it says farewell.
+    frames: VecDeque<Vec<Bytes>>,
+    /// Wakes the writer.
+    waker: Waker,
+    /// No more frames come.
+    has_ended: bool,
+    /// The transport takes no more.
+    failed: Option<StreamError>,
+}
+
+impl Pipe {
+    fn new(send: Box<dyn SendStream>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(PipeState {
+            send,
+            frames: VecDeque::new(),
+            waker: Waker::noop().clone(),
+            has_ended: false,
+            failed: None,
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PipeState> {
+        // Every change is whole when the lock is released, also by a panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PipeState {
+    /// Writes as much as the transport takes now. Gives how many frames it has taken to their end.
+    fn write(&mut self) -> usize {
+        let mut taken = 0;
+        // Where the transport takes no more for now, it is the writer that goes on.
+        let waker = self.waker.clone();
+        let mut cx = Context::from_waker(&waker);
+        while self.failed.is_none()
+            && let Some(frame) = self.frames.front_mut()
+        {
+            let written = frame.iter().take_while(|chunk| chunk.is_empty()).count();
+            let left = &mut frame[written..];
+            if left.is_empty() {
+                self.frames.pop_front();
+                taken += 1;
+                continue;
+            }
+            match self.send.poll_write(&mut cx, left) {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => {
+                    self.failed = Some(error);
+                    waker.wake_by_ref();
+                }
+                Poll::Pending => break,
+            }
+        }
+        taken
+    }
 }
 
 /// Why each end wants no more of a link, as far as it says so.
@@ -72,9 +135,16 @@ struct Codes {
 }
 
 impl Outlet {
-    pub(super) fn send(&self, frame: Frame) {
-        // Fails only where the peer wants no more: the reader hears of that, or the machine misses its answers.
-        let _ = self.queue.send(frame);
+    /// Sends a frame after those before it. Gives how many frames the transport has taken meanwhile; where the peer wants
+    /// no more it takes none: the reader hears of that, or the machine misses its answers.
+    pub(super) fn send(&self, frame: Frame) -> usize {
+        let mut pipe = self.pipe.lock();
+        pipe.frames.push_back(frame.into_chunks());
+        // Others wait for the transport: it will say when it goes on.
+        if pipe.frames.len() > 1 {
+            return 0;
+        }
+        pipe.write()
     }
 
     /// Ends the link once what was given to it is sent. The peer is shown `code`.
@@ -91,23 +161,30 @@ impl Outlet {
     }
 }
 
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        let mut pipe = self.pipe.lock();
+        pipe.has_ended = true;
+        pipe.waker.wake_by_ref();
+    }
+}
+
 /// What the tasks of one link are made of.
 pub(super) struct Ends {
     lease: Arc<Lease>,
     codes: Arc<Codes>,
     closing: CancellationToken,
-    queue: mpsc::UnboundedReceiver<Frame>,
-    send: Box<dyn SendStream>,
+    pipe: Arc<Pipe>,
     frames: FrameReader,
 }
 
 /// Both sides of a link that is taken into use.
 pub(super) fn split(link: Link<Groups>) -> (Outlet, Ends) {
     let (lease, send, frames) = link.into_parts();
-    let (sender, queue) = mpsc::unbounded_channel();
+    let pipe = Pipe::new(send);
     let (codes, closing) = (Arc::new(Codes::default()), CancellationToken::new());
     let outlet = Outlet {
-        queue: sender,
+        pipe: pipe.clone(),
         lease: lease.clone(),
         codes: codes.clone(),
         _closing: closing.clone().drop_guard(),
@@ -116,8 +193,7 @@ pub(super) fn split(link: Link<Groups>) -> (Outlet, Ends) {
         lease,
         codes,
         closing,
-        queue,
-        send,
+        pipe,
         frames,
     };
     (outlet, ends)
@@ -138,8 +214,7 @@ impl Ends {
             switchboard: switchboard.clone(),
             _lease: self.lease,
             codes: self.codes,
-            queue: self.queue,
-            send: self.send,
+            pipe: self.pipe,
         };
         let closed = closed_for_long(tasks.clone(), self.closing.clone());
         tasks.spawn("read bond link", reader.run(self.closing));
@@ -210,39 +285,55 @@ struct Writer {
     /// Keeps the connection until all is sent.
     _lease: Arc<Lease>,
     codes: Arc<Codes>,
-    queue: mpsc::UnboundedReceiver<Frame>,
-    send: Box<dyn SendStream>,
+    pipe: Arc<Pipe>,
 }
 
 impl Writer {
-    /// Writes frames until this end has closed the link and all is sent, or the peer wants no more.
+    /// Writes what the transport has not taken at once, until this end has closed the link and all is sent, or the peer
+    /// wants no more.
     ///
     /// That a link is lost is for the reader to find out: it first takes all that has arrived.
-    async fn run(mut self) {
-        if let Err(StreamError::Stopped(code)) = self.write().await {
+    async fn run(self) {
+        if let Err(StreamError::Stopped(code)) = poll_fn(|cx| self.poll(cx)).await {
             // The first code stays, and there is one.
             let _ = self.codes.peer.set(code);
         }
     }
 
-    async fn write(&mut self) -> Result<(), StreamError> {
+    fn poll(&self, cx: &Context<'_>) -> Poll<Result<(), StreamError>> {
         loop {
-            let send = &mut self.send;
-            let frame = crate::select! {
-                frame = self.queue.recv() => frame,
-                stopped = poll_fn(|cx| send.poll_stopped(cx)) => {
-                    return Err(StreamError::Stopped(stopped?.unwrap_or(CloseCode::NONE)));
-                },
+            let taken = {
+                let mut pipe = self.pipe.lock();
+                pipe.waker.clone_from(cx.waker());
+                pipe.write()
             };
-            let Some(frame) = frame else {
-                break;
-            };
-            let mut chunks: Vec<Bytes> = frame.into_chunks();
-            write_chunks(&mut self.send, &mut chunks).await?;
-            self.switchboard.sent(self.id);
+            // Not under the lock of the link, which comes after that of the switchboard.
+            for _ in 0..taken {
+                self.switchboard.sent(self.id);
+            }
+            if taken == 0 {
+                return self.poll_end(cx);
+            }
         }
-        self.send.finish();
-        poll_fn(|cx| self.send.poll_stopped(cx)).await.map(drop)
+    }
+
+    /// Ready where nothing is to be written any more.
+    fn poll_end(&self, cx: &Context<'_>) -> Poll<Result<(), StreamError>> {
+        let mut pipe = self.pipe.lock();
+        let pipe = &mut *pipe;
+        if let Some(error) = &pipe.failed {
+            return Poll::Ready(Err(error.clone()));
+        }
+        let is_done = pipe.has_ended && pipe.frames.is_empty();
+        if is_done {
+            pipe.send.finish();
+        }
+        let mut cx = Context::from_waker(cx.waker());
+        match std::task::ready!(pipe.send.poll_stopped(&mut cx)) {
+            Ok(_) if is_done => Poll::Ready(Ok(())),
+            Ok(code) => Poll::Ready(Err(StreamError::Stopped(code.unwrap_or(CloseCode::NONE)))),
+            Err(error) => Poll::Ready(Err(error)),
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! The machine is behind one lock that is held for a step at a time: whoever has something for it, be it a frame of a
 //! link or what a group says, lets the machine take it and carries out what follows, so that nothing changes tasks on
-//! its way but where it enters and leaves the node. Groups are told under the lock too, which keeps what they hear in
-//! the order in which it happened; see [`Inbox`] for what that asks of them.
+//! its way but where it enters the node, or where a transport is full. Groups are told under the lock too, which keeps
+//! what they hear in the order in which it happened; see [`Inbox`] for what that asks of them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -297,6 +297,7 @@ impl Switchboard {
             switchboard: self,
             state,
             now,
+            taken: Vec::new(),
         }
     }
 }
@@ -306,6 +307,8 @@ struct Turn<'a> {
     switchboard: &'a Switchboard,
     state: MutexGuard<'a, State>,
     now: Instant,
+    /// The links whose transports have taken a frame at once, one for each.
+    taken: Vec<LinkId>,
 }
 
 impl Turn<'_> {
@@ -320,8 +323,14 @@ impl Turn<'_> {
     }
 
     fn drain(&mut self) {
-        while let Some(output) = self.state.bonds.poll_output() {
-            self.carry_out(output);
+        loop {
+            if let Some(output) = self.state.bonds.poll_output() {
+                self.carry_out(output);
+            } else if let Some(link) = self.taken.pop() {
+                self.state.bonds.handle(self.now, Input::Sent(link));
+            } else {
+                return;
+            }
         }
     }
 
@@ -330,7 +339,8 @@ impl Turn<'_> {
             Output::Dial(peer) => self.switchboard.dial(peer),
             Output::Send { link, frame } => {
                 if let Some(outlet) = self.state.outlets.get(&link) {
-                    outlet.send(frame);
+                    let taken = outlet.send(frame);
+                    self.taken.extend(std::iter::repeat_n(link, taken));
                 }
             }
             Output::Close {
