@@ -27,6 +27,10 @@ const BATCH_COUNT_MAX: u32 = 4_096;
 /// No command is added to a batch of so many bytes.
 const BATCH_BYTES_MAX: usize = 256 << 10;
 
+/// While so many batches are sent and not decided on, another goes only when it is full: what comes meanwhile goes
+/// together, since most of what a batch costs all members does not depend on what is in it.
+const FLIGHTS_MAX: usize = 4;
+
 /// Nothing is sent while so many bytes are sent and not decided on.
 const WINDOW_BYTES: usize = 8 << 20;
 
@@ -50,6 +54,7 @@ pub(super) struct Client {
     holes: usize,
     /// Calls that have not ended.
     waiting: usize,
+    queue_count: usize,
     queue_bytes: usize,
     flight_bytes: usize,
     /// Where to everything goes.
@@ -143,6 +148,7 @@ impl Client {
             due: 0,
             holes: 0,
             waiting: 0,
+            queue_count: 0,
             queue_bytes: 0,
             flight_bytes: 0,
             target: None,
@@ -205,6 +211,7 @@ impl Client {
             });
         }
         self.waiting = waiting;
+        self.queue_count += commands.count() as usize;
         self.queue_bytes += commands.len_bytes();
         self.queue.push_back(Queued { first, commands });
         Ok(())
@@ -370,6 +377,7 @@ impl Client {
                 self.end(CallId(call), outcome.clone());
             }
         }
+        self.queue_count = 0;
         self.queue_bytes = 0;
         self.holes = 0;
     }
@@ -557,7 +565,7 @@ impl Client {
     /// Packs what is queued, as far as the window allows.
     fn pack(&mut self, session: SessionId, batches: &mut Vec<Batch>) {
         let mut parts = Vec::new();
-        while !self.queue.is_empty() && self.flight_bytes < WINDOW_BYTES {
+        while self.may_pack() {
             let first = Sequence(self.front.0 + self.sent.len() as u64);
             let (mut count, mut bytes) = (0, 0);
             while count < BATCH_COUNT_MAX
@@ -582,6 +590,7 @@ impl Client {
                     state: SentState::Waiting,
                     is_joined: call != queued.first.0,
                 }));
+                self.queue_count -= packed.count() as usize;
                 self.queue_bytes -= packed.len_bytes();
                 count += packed.count();
                 bytes += packed.len_bytes();
@@ -604,6 +613,14 @@ impl Client {
                 outdated: false,
             });
         }
+    }
+
+    /// Whether there is a batch that may go.
+    fn may_pack(&self) -> bool {
+        let is_full =
+            self.queue_count >= BATCH_COUNT_MAX as usize || self.queue_bytes >= BATCH_BYTES_MAX;
+        let may_go = self.flights.len() < FLIGHTS_MAX || is_full;
+        !self.queue.is_empty() && self.flight_bytes < WINDOW_BYTES && may_go
     }
 
     /// Which of the queue holds `call`. Found at once among calls in ascending order, as callers number them as a rule.
@@ -629,6 +646,7 @@ impl Client {
             first: CallId(call.0 + 1),
             commands: after,
         };
+        self.queue_count -= 1;
         self.queue_bytes -= command.len_bytes();
         if before.is_empty() {
             self.holes += usize::from(is_last);
@@ -838,6 +856,32 @@ mod tests {
         let batches = turn(&mut client, 40);
         assert_eq!(numbers(&batches), [(6, 6)]);
         assert_eq!(batches[0].acked_through, Sequence(4));
+    }
+
+    #[test]
+    fn while_some_batches_are_on_their_way_the_next_is_gathered() {
+        let mut client = with_session();
+        for call in 0..FLIGHTS_MAX as u64 {
+            execute(&mut client, call..call + 1);
+            assert_eq!(turn(&mut client, 0).len(), 1);
+        }
+        let next = FLIGHTS_MAX as u64;
+        execute(&mut client, next..next + 3);
+        assert_eq!(turn(&mut client, 0), []);
+        applied(&mut client, 10, 1..=1);
+        assert_eq!(numbers(&turn(&mut client, 10)), [(next + 1, next + 3)]);
+        let many = u64::from(BATCH_COUNT_MAX) + 1;
+        execute_many(&mut client, 100..100 + many);
+        let full = numbers(&turn(&mut client, 10));
+        assert_eq!(
+            full,
+            [(next + 4, next + 2 + many)],
+            "one that is full goes at once"
+        );
+        assert_eq!(client.queue_count, 1);
+        applied(&mut client, 20, 2..=next + 3);
+        assert_eq!(turn(&mut client, 20).len(), 1);
+        assert_eq!((client.queue_count, client.queue_bytes), (0, 0));
     }
 
     #[test]
@@ -1474,6 +1518,7 @@ mod tests {
             assert_eq!((self.client.waiting, self.client.queue.len()), (0, 0));
             assert_eq!((self.client.sent.len(), self.client.flights.len()), (0, 0));
             assert_eq!((self.client.queue_bytes, self.client.flight_bytes), (0, 0));
+            assert_eq!(self.client.queue_count, 0);
             assert_eq!((self.client.due, self.client.holes), (0, 0));
         }
     }
