@@ -12,7 +12,8 @@
 //! | [`time`] | the monotonic and the wall clock's readings |
 //! | [`datum`], [`schema`] | what travels in streams, and fingerprints of its type |
 //!
-//! For applications: [`network`], [`discovery`], [`streams`], [`groups`], [`primitives`].
+//! For applications: [`network`], [`discovery`], [`streams`], [`groups`], [`collections`], [`declare`],
+//! [`primitives`].
 
 pub mod datum;
 pub mod id;
@@ -28,6 +29,9 @@ pub mod wire;
 pub use bytes::Bytes;
 pub use datum::{Datum, Raw};
 pub use id::{Digest, GroupId, NetworkId, PeerId, SecretKey, StoreId, StreamId, Tag, UniqueId};
+pub use node::collections::declare::{
+    CollectionDef, ConsumerOf, ProducerOf, ReaderDef, ReaderOf, StreamDef, WriterDef, WriterOf,
+};
 pub use node::groups::Consistency::{self, Strong, Weak};
 pub use node::groups::Group;
 pub use node::streams::{Consumer, Producer};
@@ -82,6 +86,52 @@ pub mod groups {
         ApplyContext, Config as ConsensusConfig, ConfigError, FoundingRule, Incarnation, Index,
         LeadershipPreference, Position as Cursor, RestoreError, Role, Term, Version,
     };
+}
+
+/// Collections that all nodes have in common: what one writes, all read.
+///
+/// ```
+/// use smalti_core::collections::{Map, OpenError, WriteError};
+/// use smalti_core::{Network, StoreId, unique_id};
+///
+/// const PRICES: StoreId = unique_id!("prices");
+/// type Prices = Map<String, u64>;
+///
+/// async fn on_one_node(network: &Network) -> Result<(), Box<dyn std::error::Error>> {
+///     let prices = Prices::online_writer(network, PRICES).await?;
+///     let written = prices.insert("bread".to_owned(), 310).await?;
+///     assert_eq!(written.output, None, "there was no price before");
+///     Ok(())
+/// }
+///
+/// async fn on_another(network: &Network) -> Result<(), OpenError> {
+///     let prices = Prices::online_reader(network, PRICES).await?;
+///     if let Some(price) = prices.get("bread") {
+///         println!("bread costs {price}");
+///     }
+///     Ok(())
+/// }
+/// ```
+pub mod collections {
+    pub use crate::node::collections::{
+        CellReader, CellWriter, Changed, Changes, CollectionConfig, Lagged, MapReader, MapWriter,
+        OnceReader, OnceWriter, OpenError, PriorityQueueReader, PriorityQueueWriter, Reader,
+        SetReader, SetWriter, Updated, VecReader, VecWriter, View, When, WriteError, Writer,
+        Written,
+    };
+    pub use crate::node::groups::{Condition, Executed};
+    pub use crate::protocol::collections::{
+        Batch, Cell, Collection, Fingerprint, Inserted, Key, Map, MapChange, Once, OutOfBounds,
+        PriorityQueue, QueueChange, Results, SchemaConflict, Set, SetChange, Ticket, Value, Vec,
+        VecChange,
+    };
+    pub use crate::protocol::raft::Version;
+}
+
+/// Collections and streams that are declared once and used by name.
+pub mod declare {
+    pub use crate::node::collections::declare::*;
+    pub use crate::{collection, stream};
 }
 
 /// What the other modules are built of.

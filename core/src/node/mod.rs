@@ -2,6 +2,7 @@
 //! they want. No protocol decision is taken here.
 
 mod builder;
+pub mod collections;
 mod connections;
 pub mod discovery;
 mod driver;

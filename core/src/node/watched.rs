@@ -86,9 +86,14 @@ impl<T: Clone> Edge<T> {
         self.watched.get()
     }
 
+    /// The present value, after whose next change the task is woken.
+    pub(crate) fn watch(&mut self, cx: &Context<'_>) -> T {
+        self.watched.watch(self.watcher, cx)
+    }
+
     /// Ready when `is_met` becomes true, or is at the first poll.
     pub(crate) fn poll(&mut self, cx: &Context<'_>, is_met: impl FnOnce(&T) -> bool) -> Poll<()> {
-        let is_met = is_met(&self.watched.watch(self.watcher, cx));
+        let is_met = is_met(&self.watch(cx));
         if is_met && !std::mem::replace(&mut self.was_met, is_met) {
             return Poll::Ready(());
         }

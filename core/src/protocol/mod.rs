@@ -2,6 +2,7 @@
 
 mod backoff;
 pub mod bonds;
+pub mod collections;
 pub(crate) mod crossing;
 pub mod discovery;
 pub mod groups;

@@ -28,7 +28,7 @@ const SYNC: UniqueId = unique_id!("smalti log and snapshots 1");
 const SYNC_CANONICAL: UniqueId = unique_id!("smalti log and canonical snapshots 1");
 
 /// Time that a command is tried for before it is given up, unless another is set.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where a group keeps what it must not forget. All members use the same kind: it is part of the group's id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

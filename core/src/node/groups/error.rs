@@ -65,6 +65,9 @@ pub enum Stopped {
     /// The state machine has panicked.
     #[error("the state machine has panicked: {0}; its state on this node is lost")]
     Panicked(String),
+    /// The state machine [refuses](super::StateMachine::refusal) the state that the group has.
+    #[error("the state machine of this node cannot have the group's state: {0}")]
+    Refused(String),
 }
 
 impl From<StopReason> for Stopped {
@@ -159,7 +162,7 @@ impl<C> CommandError<C> {
     }
 
     /// The same error of another form of the command.
-    pub(super) fn map<D>(self, change: impl FnOnce(C) -> D) -> CommandError<D> {
+    pub(crate) fn map<D>(self, change: impl FnOnce(C) -> D) -> CommandError<D> {
         match self {
             Self::Unencodable { command, error } => CommandError::Unencodable {
                 command: change(command),

@@ -72,6 +72,12 @@ impl<O> From<Executed<O>> for Index {
     }
 }
 
+impl<O> From<Executed<O>> for Version {
+    fn from(executed: Executed<O>) -> Self {
+        executed.version
+    }
+}
+
 /// What became of a command of `M`.
 type ExecutedOr<M> =
     Result<Executed<<M as StateMachine>::Output>, CommandError<<M as StateMachine>::Command>>;
@@ -247,6 +253,11 @@ impl<M: StateMachine> Group<M> {
     #[must_use]
     pub fn when(&self) -> When {
         When::new(self.0.status.clone())
+    }
+
+    /// The status, to be watched.
+    pub(crate) fn watched(&self) -> &Arc<Watched<GroupStatus>> {
+        &self.0.status
     }
 
     /// What happens from now on.

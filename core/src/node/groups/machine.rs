@@ -1,5 +1,6 @@
 //! What an application replicates, and how it becomes what consensus replicates.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
@@ -7,9 +8,10 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::error::Stopped;
 use crate::id::UniqueId;
 use crate::protocol::raft::{
-    self, ApplyContext, FrozenState, LeadershipPreference, OutputsBuilder, RestoreError,
+    self, ApplyContext, FrozenState, LeadershipPreference, OutputsBuilder, RestoreError, Version,
 };
 use crate::unique_id;
 use crate::wire;
@@ -112,6 +114,18 @@ pub trait StateMachine: Send + 'static {
     fn leadership_preference(&self) -> LeadershipPreference {
         LeadershipPreference::Normal
     }
+
+    /// Shows the present state to whoever looks at it without asking the group. Called when what could be applied
+    /// has been, before the outcomes are told. Default: does nothing.
+    fn publish(&self, version: Option<Version>) {
+        let _ = version;
+    }
+
+    /// Why this node cannot have the group's state, if it cannot: the group stops on this node then, and nothing that
+    /// came of the state is sent or written. Asked after each command, and when a state was restored. Default: it can.
+    fn refusal(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A state that travels in chunks to members that lack it.
@@ -204,36 +218,55 @@ pub(super) enum Answer<T> {
 }
 
 /// Why a machine cannot go on.
-type Panicked = Arc<OnceLock<String>>;
+type Failed = Arc<OnceLock<Stopped>>;
 
 /// Makes an application's machine one that consensus runs.
 pub(super) struct Adapter<M> {
     machine: M,
-    panicked: Panicked,
+    failed: Failed,
+    /// The state is another one than was published.
+    changed: Cell<bool>,
 }
 
 impl<M: StateMachine> Adapter<M> {
     pub(super) fn new(machine: M) -> Self {
         Self {
             machine,
-            panicked: Panicked::default(),
+            failed: Failed::default(),
+            changed: Cell::new(false),
         }
     }
 
-    /// What the machine has panicked with. Nothing that came of it since is to be believed.
-    pub(super) fn panicked(&self) -> Option<&str> {
-        self.panicked.get().map(String::as_str)
+    /// Why the machine cannot go on. Nothing that came of it since is to be believed.
+    pub(super) fn failed(&self) -> Option<&Stopped> {
+        self.failed.get()
+    }
+
+    /// Shows the state, where it has changed.
+    pub(super) fn publish(&self, version: impl FnOnce() -> Option<Version>) {
+        if self.changed.replace(false) {
+            guard(&self.failed, || self.machine.publish(version()));
+        }
+    }
+
+    /// Looks whether this node can have the state that it has now.
+    fn look(&self) {
+        self.changed.set(true);
+        if let Some(Some(why)) = guard(&self.failed, || self.machine.refusal()) {
+            // Nothing was set before: the guard would not have run.
+            let _ = self.failed.set(Stopped::Refused(why));
+        }
     }
 
     /// Answers a query; `None` where the machine panics or has done so.
     pub(super) fn query(&self, query: M::Query) -> Option<M::QueryResult> {
-        guard(&self.panicked, || self.machine.query(query))
+        guard(&self.failed, || self.machine.query(query))
     }
 }
 
-/// Runs code of the application's; `None` where it panics, or has done so before: its state may be torn then.
-fn guard<R>(panicked: &Panicked, run: impl FnOnce() -> R) -> Option<R> {
-    if panicked.get().is_some() {
+/// Runs code of the application's; `None` where it panics, or has failed before: its state may be torn then.
+fn guard<R>(failed: &Failed, run: impl FnOnce() -> R) -> Option<R> {
+    if failed.get().is_some() {
         return None;
     }
     match catch_unwind(AssertUnwindSafe(run)) {
@@ -241,8 +274,9 @@ fn guard<R>(panicked: &Panicked, run: impl FnOnce() -> R) -> Option<R> {
         Err(payload) => {
             let words = payload.downcast_ref::<&str>().copied();
             let words = words.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+            let words = words.unwrap_or("a panic without words").to_owned();
             // Set once: another panic cannot come after it.
-            let _ = panicked.set(words.unwrap_or("a panic without words").to_owned());
+            let _ = failed.set(Stopped::Panicked(words));
             None
         }
     }
@@ -298,14 +332,15 @@ impl<M: StateMachine> raft::StateMachine for Adapter<M> {
 
     fn apply(&mut self, context: ApplyContext, command: &[u8]) -> Bytes {
         let machine = &mut self.machine;
-        let applied = guard(&self.panicked, || {
+        let applied = guard(&self.failed, || {
             let answer = match wire::decode(command) {
                 Ok(command) => Answer::Output(machine.apply(command, context)),
                 Err(_) => Answer::Undecodable,
             };
             wire::encode(&answer).expect("the output of a command must be encodable")
         });
-        // Whoever drives the machine looks for a panic before anything is done with this.
+        self.look();
+        // Whoever drives the machine looks for a failure before anything is done with this.
         applied.map_or_else(Bytes::new, Bytes::from)
     }
 
@@ -317,25 +352,29 @@ impl<M: StateMachine> raft::StateMachine for Adapter<M> {
     ) {
         let machine = &mut self.machine;
         // What is there after a panic nobody looks at.
-        guard(&self.panicked, || {
+        guard(&self.failed, || {
             apply_all(machine, context, commands, outputs);
         });
     }
 
     fn freeze(&self) -> Frozen<M::Snapshot> {
         Frozen {
-            snapshot: guard(&self.panicked, || self.machine.snapshot()),
-            panicked: self.panicked.clone(),
+            snapshot: guard(&self.failed, || self.machine.snapshot()),
+            failed: self.failed.clone(),
         }
     }
 
     fn restore(&mut self, chunks: &[Bytes]) -> Result<(), RestoreError> {
         let machine = &mut self.machine;
-        let restored = guard(&self.panicked, || {
+        let restored = guard(&self.failed, || {
             machine.restore(M::Snapshot::from_chunks(chunks)?);
             Ok(())
         });
-        restored.unwrap_or_else(|| Err(RestoreError("the state machine has panicked".to_owned())))
+        self.look();
+        match self.failed() {
+            Some(why) => Err(RestoreError(why.to_string())),
+            None => restored.unwrap_or(Ok(())),
+        }
     }
 
     fn is_canonical(&self) -> bool {
@@ -345,15 +384,15 @@ impl<M: StateMachine> raft::StateMachine for Adapter<M> {
 
 /// The state of an application's machine at one moment.
 pub(super) struct Frozen<S> {
-    /// `None`: the machine has panicked.
+    /// `None`: the machine has failed.
     snapshot: Option<S>,
-    panicked: Panicked,
+    failed: Failed,
 }
 
 impl<S: Snapshot> FrozenState for Frozen<S> {
     fn chunks(&self, len: usize) -> Vec<Bytes> {
         let snapshot = self.snapshot.as_ref();
-        let chunks = snapshot.and_then(|it| guard(&self.panicked, || it.chunks(len)));
+        let chunks = snapshot.and_then(|it| guard(&self.failed, || it.chunks(len)));
         chunks.unwrap_or_default()
     }
 }
@@ -363,7 +402,7 @@ mod tests {
     use super::*;
     use crate::protocol::raft::{Index, StateMachine as _, Term};
 
-    /// Panics where it is told to.
+    /// Panics where it is told to, and refuses to have come to 100.
     #[derive(Default)]
     struct Fragile(u32);
 
@@ -390,6 +429,9 @@ mod tests {
         }
         fn restore(&mut self, snapshot: Serialized<u32>) {
             self.0 = snapshot.0;
+        }
+        fn refusal(&self) -> Option<String> {
+            (self.0 == 100).then(|| "a hundred".to_owned())
         }
     }
 
@@ -506,18 +548,31 @@ mod tests {
         let mut adapter = Adapter::new(Fragile::default());
         let answer = apply(&mut adapter, &[0xff; 9]);
         assert_eq!(wire::decode(&answer), Ok(Answer::<u32>::Undecodable));
-        assert_eq!((adapter.query(0), adapter.panicked()), (Some(0), None));
+        assert_eq!((adapter.query(0), adapter.failed()), (Some(0), None));
     }
 
     #[test]
     fn after_a_panic_nothing_is_applied_answered_or_saved() {
         let mut adapter = Adapter::new(Fragile::default());
         apply(&mut adapter, &wire::encode(&13_u32).unwrap());
-        assert_eq!(adapter.panicked(), Some("unlucky"));
+        let unlucky = Stopped::Panicked("unlucky".to_owned());
+        assert_eq!(adapter.failed(), Some(&unlucky));
         assert!(apply(&mut adapter, &wire::encode(&1_u32).unwrap()).is_empty());
         assert_eq!(adapter.query(0), None);
         assert!(adapter.freeze().chunks(8).is_empty());
         assert!(adapter.restore(&[]).is_err());
+    }
+
+    #[test]
+    fn a_state_that_is_refused_is_the_end() {
+        let refused = Stopped::Refused("a hundred".to_owned());
+        let mut adapter = Adapter::new(Fragile::default());
+        apply(&mut adapter, &wire::encode(&100_u32).unwrap());
+        assert_eq!(adapter.failed(), Some(&refused));
+        assert!(adapter.freeze().chunks(8).is_empty());
+        let mut other = Adapter::new(Fragile::default());
+        assert!(other.restore(&Serialized(100_u32).chunks(8)).is_err());
+        assert_eq!(other.failed(), Some(&refused));
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod switchboard;
 mod view;
 mod worker;
 
+pub(crate) use builder::COMMAND_TIMEOUT;
 pub use builder::{GroupBuilder, Storage};
 pub use error::{CommandError, JoinError, QueryError, Stopped};
 pub use handle::{

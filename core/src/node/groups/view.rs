@@ -169,6 +169,11 @@ impl When {
         self.online().unmet()
     }
 
+    /// All up to `version` is applied on this node. Never true where the node belongs to another life of the group for good.
+    pub fn reaches(&self, version: impl Into<Version>) -> Condition {
+        self.condition(Kind::Reached(version.into()))
+    }
+
     /// More is committed than now, and applied on this node. [`Committed::reaches`] says how much.
     pub fn committed(&self) -> Committed {
         let next = self.0.get().applied.next();
@@ -191,6 +196,7 @@ enum Kind {
     Follows,
     Online,
     Applied(Index),
+    Reached(Version),
 }
 
 impl Kind {
@@ -203,6 +209,9 @@ impl Kind {
             Self::Follows => status.leader.is_some() && !status.is_leader(),
             Self::Online => status.is_online,
             Self::Applied(index) => status.applied >= index,
+            Self::Reached(version) => status.version().is_some_and(|now| {
+                now.incarnation == version.incarnation && now.index >= version.index
+            }),
         }
     }
 }
@@ -271,13 +280,26 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
+    use crate::id::Digest;
 
     fn peer(n: u8) -> PeerId {
         PeerId::from_bytes([n; 32])
     }
 
+    fn life(n: u8) -> Incarnation {
+        Incarnation(Digest::from_bytes([n; 32]))
+    }
+
+    fn version(n: u8) -> Version {
+        Version {
+            incarnation: life(n),
+            index: Index(4),
+        }
+    }
+
     fn status(role: Role, leader: Option<PeerId>, applied: u64) -> GroupStatus {
         GroupStatus {
+            incarnation: Some(life(1)),
             role,
             leader,
             applied: Index(applied),
@@ -298,7 +320,13 @@ mod tests {
         let follows = status(Role::Follower, Some(peer(2)), 4);
         let stopped = leads.after_stop(Stopped::Left);
         type Make = fn(&When) -> Condition;
-        let table: [(&str, Make, [bool; 4]); 9] = [
+        let reaches: [Make; 2] = [
+            |when| when.reaches(version(1)),
+            |when| when.reaches(version(2)),
+        ];
+        let table: [(&str, Make, [bool; 4]); 11] = [
+            ("reaches version", reaches[0], [false, false, true, false]),
+            ("another life", reaches[1], [false; 4]),
             ("elected", When::leader_elected, [false, true, true, false]),
             (
                 "is 1",

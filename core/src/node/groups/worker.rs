@@ -278,7 +278,7 @@ impl<M: StateMachine> Worker<M> {
         let answer = match state.query(reading.query) {
             Some(result) => Ok(Queried { version, result }),
             // The group stops at the end of the turn.
-            None => Err(QueryError::Stopped(panicked(state))),
+            None => Err(QueryError::Stopped(failed(state))),
         };
         // Nobody listens where the caller has gone.
         let _ = reading.reply.send(answer);
@@ -318,14 +318,18 @@ impl<M: StateMachine> Worker<M> {
     fn end_turn(&mut self) {
         while let Some(output) = self.parts.machine.poll_output() {
             // What a torn state has led to must not get out: neither onto the disk nor to another member.
-            if self.parts.machine.state().panicked().is_some() {
+            let state = self.parts.machine.state();
+            if state.failed().is_some() {
                 break;
             }
+            // Whoever is told of an outcome finds it in the state.
+            state.publish(|| self.version());
             self.carry_out(output);
         }
         let state = self.parts.machine.state();
-        if state.panicked().is_some() {
-            self.stopped.get_or_insert(panicked(state));
+        state.publish(|| self.version());
+        if let Some(why) = state.failed() {
+            self.stopped.get_or_insert_with(|| why.clone());
             self.outgoing.clear();
             return;
         }
@@ -486,8 +490,10 @@ impl<M: StateMachine> Worker<M> {
     }
 }
 
-fn panicked<M: StateMachine>(state: &Adapter<M>) -> Stopped {
-    Stopped::Panicked(state.panicked().unwrap_or_default().to_owned())
+/// Why a machine that answers nothing any more does not.
+fn failed<M: StateMachine>(state: &Adapter<M>) -> Stopped {
+    let why = state.failed().cloned();
+    why.unwrap_or(Stopped::ShutDown)
 }
 
 /// Whether a message says no more than that its sender is there.

@@ -1,0 +1,198 @@
+//! Change after change.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+
+use super::view::View;
+use crate::node::groups::GroupStatus;
+use crate::node::watched::{Edge, Watched};
+use crate::protocol::collections::{Collection, Entry};
+use crate::protocol::raft::{Index, Version};
+
+/// One change of a collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changed<T> {
+    /// The version that has it, and all others up to there.
+    pub version: Version,
+    /// What has changed.
+    pub change: T,
+}
+
+/// Changes were missed. The contents in their place are here, and the stream goes on with what comes after them.
+#[derive(Clone)]
+pub struct Lagged<C: Collection> {
+    /// The contents.
+    pub view: View<C>,
+}
+
+impl<C: Collection> fmt::Display for Lagged<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("changes of the collection were missed; its contents take their place")
+    }
+}
+
+impl<C: Collection> fmt::Debug for Lagged<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lagged(now at {:?})", self.view.version())
+    }
+}
+
+impl<C: Collection> std::error::Error for Lagged<C> {}
+
+/// The changes of a collection, in the order in which they were made. See
+/// [`Reader::changes`](super::Reader::changes).
+///
+/// A [`Stream`], which ends when the collection stops on this node.
+#[must_use = "changes are told only to who asks for them"]
+pub struct Changes<C: Collection> {
+    view: Edge<View<C>>,
+    status: Edge<GroupStatus>,
+    since: Option<Version>,
+    /// The number of the entry to go on with, once it is known.
+    next: Option<u64>,
+    /// What is being told, and how far that has come.
+    telling: Option<Telling<C::Change>>,
+}
+
+/// An entry that is being told.
+struct Telling<T> {
+    version: Version,
+    entry: Arc<Entry<T>>,
+    /// How many of its changes were told.
+    told: usize,
+}
+
+// Nothing in it is pinned.
+impl<C: Collection> Unpin for Changes<C> {}
+
+type Told<C> = Result<Changed<<C as Collection>::Change>, Lagged<C>>;
+
+impl<C: Collection> Changes<C> {
+    pub(super) fn new(
+        view: Arc<Watched<View<C>>>,
+        status: Arc<Watched<GroupStatus>>,
+        since: Option<Version>,
+    ) -> Self {
+        Self {
+            view: Edge::new(view),
+            status: Edge::new(status),
+            since,
+            next: None,
+            telling: None,
+        }
+    }
+
+    /// The next change, or `None` once the collection has stopped on this node. Cancellation safe.
+    ///
+    /// # Errors
+    /// [`Lagged`], in the place of changes that are gone; the next call goes on after it.
+    pub async fn next(&mut self) -> Option<Told<C>> {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Told<C>>> {
+        loop {
+            if let Some(changed) = self.told() {
+                return Poll::Ready(Some(Ok(changed)));
+            }
+            // Looked at first: what is shown after the end was there before it.
+            let is_over = self.status.watch(cx).stopped.is_some();
+            let view = self.view.watch(cx);
+            match self.advance(&view) {
+                Advance::Told => {}
+                Advance::Lagged => {
+                    self.next = Some(view.0.history.end());
+                    self.since = view.version();
+                    return Poll::Ready(Some(Err(Lagged { view })));
+                }
+                Advance::Level if is_over => return Poll::Ready(None),
+                Advance::Level => return Poll::Pending,
+            }
+        }
+    }
+
+    /// The next change of the entry that is being told.
+    fn told(&mut self) -> Option<Changed<C::Change>> {
+        let telling = self.telling.as_mut()?;
+        let change = telling.entry.changes.get(telling.told).cloned();
+        telling.told += 1;
+        let version = telling.version;
+        if change.is_none() {
+            self.telling = None;
+        }
+        change.map(|change| Changed { version, change })
+    }
+
+    /// Takes the next entry, where there is one.
+    fn advance(&mut self, view: &View<C>) -> Advance {
+        let Some(now) = view.version() else {
+            return Advance::Level;
+        };
+        let history = &view.0.history;
+        let since = self.since.map_or(Index::ZERO, |since| since.index);
+        let next = match self.next {
+            Some(next) => next,
+            None => {
+                // Another life of the group has another history.
+                let is_other = self
+                    .since
+                    .is_some_and(|it| it.incarnation != now.incarnation);
+                match history.above(since) {
+                    Some(next) if !is_other => next,
+                    _ => return Advance::Lagged,
+                }
+            }
+        };
+        let Some(entry) = history.get(next) else {
+            return Advance::Lagged;
+        };
+        let Some(entry) = entry else {
+            self.next = Some(next);
+            return Advance::Level;
+        };
+        self.next = Some(next + 1);
+        // This node may be behind the version that was given.
+        if entry.index > since {
+            let version = Version {
+                incarnation: now.incarnation,
+                index: entry.index,
+            };
+            self.telling = Some(Telling {
+                version,
+                entry: entry.clone(),
+                told: 0,
+            });
+        }
+        Advance::Told
+    }
+}
+
+/// What there is to tell next.
+enum Advance {
+    /// Changes, or nothing that is asked for: there may be more.
+    Told,
+    /// Nothing yet.
+    Level,
+    /// Something that is not known any more.
+    Lagged,
+}
+
+impl<C: Collection> Stream for Changes<C> {
+    type Item = Told<C>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll(cx)
+    }
+}
+
+impl<C: Collection> fmt::Debug for Changes<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Changes")
+            .field("since", &self.since)
+            .finish_non_exhaustive()
+    }
+}

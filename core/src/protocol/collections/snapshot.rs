@@ -1,0 +1,115 @@
+//! Contents as chunks of bytes, and back.
+//!
+//! The first chunk says what the element types are. Each further one holds items of the collection, in their order:
+//! how many, and then one after the other. Where one chunk ends and the next begins follows from the contents and the
+//! length that is asked for, so that members with equal contents have equal chunks.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::collection::Collection;
+use super::fingerprint::Fingerprint;
+use crate::protocol::raft::RestoreError;
+use crate::wire;
+
+/// Items in one chunk, at most: those that take no bytes must end somewhere.
+const ITEMS_MAX: u32 = 65_536;
+
+/// The contents of a collection at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frozen<C> {
+    pub(super) schema: Option<Fingerprint>,
+    pub(super) contents: C,
+}
+
+/// What the first chunk says.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    schema: Option<Fingerprint>,
+}
+
+impl<C: Collection> Frozen<C> {
+    /// The contents.
+    #[must_use]
+    pub fn into_contents(self) -> C {
+        self.contents
+    }
+
+    /// All as chunks of about `len` bytes, each longer by one item at most.
+    #[must_use]
+    pub fn chunks(&self, len: usize) -> Vec<Bytes> {
+        let header = Header {
+            schema: self.schema,
+        };
+        let mut chunks = vec![encoded(&header)];
+        let mut chunk = Vec::new();
+        let mut count = 0;
+        for item in self.contents.items() {
+            // What is in the collection was decoded before: that it cannot be encoded is a defect of its type's.
+            chunk = postcard::to_extend(&item, chunk).expect("what was decoded must be encodable");
+            count += 1;
+            if chunk.len() >= len || count == ITEMS_MAX {
+                chunks.push(closed(count, &chunk));
+                chunk.clear();
+                count = 0;
+            }
+        }
+        if count > 0 {
+            chunks.push(closed(count, &chunk));
+        }
+        chunks
+    }
+
+    /// The contents that the chunks hold. Those of other element types than ours are not looked into.
+    ///
+    /// # Errors
+    /// Where they hold none.
+    pub fn from_chunks(chunks: &[Bytes]) -> Result<Self, RestoreError> {
+        let (header, chunks) = chunks
+            .split_first()
+            .ok_or_else(|| malformed("it is empty"))?;
+        let Header { schema } = wire::decode(header).map_err(|error| malformed(&error))?;
+        let mut contents = C::default();
+        if schema == Some(C::fingerprint()) {
+            for chunk in chunks {
+                put_all(&mut contents, chunk)?;
+            }
+        } else if schema.is_none() && !chunks.is_empty() {
+            return Err(malformed("it holds items of no type"));
+        }
+        Ok(Self { schema, contents })
+    }
+}
+
+fn put_all<C: Collection>(contents: &mut C, chunk: &Bytes) -> Result<(), RestoreError> {
+    let (count, mut rest) =
+        postcard::take_from_bytes::<u32>(chunk).map_err(|error| malformed(&error))?;
+    if count == 0 || count > ITEMS_MAX {
+        return Err(malformed("a chunk holds no items, or too many"));
+    }
+    for _ in 0..count {
+        let (item, after) = postcard::take_from_bytes(rest).map_err(|error| malformed(&error))?;
+        contents.put(item)?;
+        rest = after;
+    }
+    if rest.is_empty() {
+        Ok(())
+    } else {
+        Err(malformed("something follows the items of a chunk"))
+    }
+}
+
+fn closed(count: u32, items: &[u8]) -> Bytes {
+    let mut chunk = wire::encode(&count).expect("a number can be encoded");
+    chunk.extend_from_slice(items);
+    Bytes::from(chunk)
+}
+
+fn encoded(header: &Header) -> Bytes {
+    Bytes::from(wire::encode(header).expect("a header can be encoded"))
+}
+
+/// Why chunks are refused.
+pub(super) fn malformed(why: &(impl ToString + ?Sized)) -> RestoreError {
+    RestoreError(why.to_string())
+}

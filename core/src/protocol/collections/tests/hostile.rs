@@ -1,0 +1,191 @@
+//! What no writer and no member sends that is right in the head.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::protocol::collections::{
+    Fingerprint, Map, MapOperation, PriorityQueue, QueueItem, Set, SetOperation, Vec as Items,
+    VecOperation,
+};
+
+type Prices = Map<String, u16>;
+
+#[test]
+fn a_batch_is_applied_whole_or_not_at_all() {
+    let mut machine = Machine::<Items<u8>>::default();
+    let operations = [
+        VecOperation::PushBack(1),
+        VecOperation::Clear,
+        VecOperation::Remove(3),
+        VecOperation::PushBack(2),
+    ];
+    let outcome = machine.apply(Index(1), &command::<Items<u8>>(&operations));
+    assert_eq!(
+        outcome,
+        Outcome::OutOfBounds(OutOfBounds { index: 3, len: 0 })
+    );
+    assert!(machine.contents().is_empty());
+    assert_eq!(machine.history().end(), 0);
+}
+
+#[test]
+fn operations_that_cannot_be_read_change_nothing() {
+    let mut machine = Machine::<Prices>::default();
+    let good = command::<Prices>(&[MapOperation::Insert("a".to_owned(), 1)]);
+    let cut = Command {
+        operations: good.operations.slice(..2),
+        ..good.clone()
+    };
+    let miscounted = Command {
+        count: 2,
+        ..good.clone()
+    };
+    let garbage = Command {
+        operations: Bytes::from_static(&[0xff; 9]),
+        ..good.clone()
+    };
+    for command in [cut, miscounted, garbage] {
+        assert_eq!(machine.apply(Index(1), &command), Outcome::Malformed);
+        assert!(machine.contents().is_empty());
+    }
+    assert!(matches!(
+        machine.apply(Index(2), &good),
+        Outcome::Applied(_)
+    ));
+}
+
+#[test]
+fn the_first_command_settles_the_element_types() {
+    let other = Command {
+        schema: Fingerprint::of::<i8>(),
+        ..command::<Prices>(&[])
+    };
+    let ours = command::<Prices>(&[MapOperation::Insert("a".to_owned(), 1)]);
+
+    let mut first = Machine::<Prices>::default();
+    assert!(matches!(first.apply(Index(1), &ours), Outcome::Applied(_)));
+    assert_eq!(first.apply(Index(2), &other), Outcome::Foreign(ours.schema));
+    assert_eq!((first.conflict(), first.contents().len()), (None, 1));
+
+    let mut second = Machine::<Prices>::default();
+    assert_eq!(
+        second.apply(Index(1), &other),
+        Outcome::Foreign(other.schema)
+    );
+    assert_eq!(
+        second.apply(Index(2), &ours),
+        Outcome::Foreign(other.schema)
+    );
+    let conflict = second.conflict().unwrap();
+    assert_eq!(
+        (conflict.ours, conflict.theirs),
+        (ours.schema, other.schema)
+    );
+    let says = conflict.to_string();
+    assert!(says.contains(&ours.schema.to_string()) && says.contains(&other.schema.to_string()));
+}
+
+#[test]
+fn a_state_of_other_element_types_is_not_looked_into() {
+    let mut theirs = Machine::<Set<i64>>::default();
+    theirs.apply(Index(1), &command::<Set<i64>>(&[SetOperation::Insert(-1)]));
+    let frozen = Frozen::<Set<String>>::from_chunks(&theirs.freeze().chunks(64)).unwrap();
+    let mut ours = Machine::<Set<String>>::default();
+    ours.restore(frozen);
+    assert_eq!(ours.conflict().map(|it| it.theirs), theirs.schema());
+}
+
+#[test]
+fn chunks_of_something_else_are_refused() {
+    let mut machine = Machine::<Prices>::default();
+    let entries = ["a", "b", "c"].map(|key| (key.to_owned(), 1));
+    machine.apply(
+        Index(1),
+        &command::<Prices>(&[MapOperation::Extend(entries.into())]),
+    );
+    let good = machine.freeze().chunks(1);
+    assert_eq!(good.len(), 4);
+    let without = |place: usize| {
+        let mut chunks = good.clone();
+        chunks.remove(place);
+        chunks
+    };
+    let mut twice = good.clone();
+    twice.push(good[3].clone());
+    let mut crossed = good.clone();
+    crossed.swap(1, 2);
+    let mut empty = good.clone();
+    empty.push(Bytes::from_static(&[0]));
+    let mut longer = good.clone();
+    longer[3] = [&good[3][..], &[0]].concat().into();
+    let mut many = good.clone();
+    many.push(Bytes::from(wire::encode(&u32::MAX).unwrap()));
+    let mut typeless = good.clone();
+    typeless[0] = Bytes::from_static(&[0]);
+    for chunks in [
+        Vec::new(),
+        without(0),
+        twice,
+        crossed,
+        empty,
+        longer,
+        many,
+        typeless,
+    ] {
+        assert!(
+            Frozen::<Prices>::from_chunks(&chunks).is_err(),
+            "{chunks:?}"
+        );
+    }
+    assert!(Frozen::<Prices>::from_chunks(&good).is_ok());
+}
+
+#[test]
+fn a_queue_is_restored_only_from_what_a_queue_can_hold() {
+    type Queue = PriorityQueue<u8, u8, ()>;
+    let entry = |priority, key| QueueItem::Entry(priority, key, ());
+    let table = [
+        vec![entry(2, 1), entry(1, 2)],
+        vec![entry(1, 1), entry(2, 1)],
+        vec![entry(1, 1), QueueItem::Capacity(3)],
+        vec![QueueItem::Capacity(3), QueueItem::Capacity(3)],
+        vec![QueueItem::Capacity(1), entry(1, 1), entry(2, 2)],
+    ];
+    for items in table {
+        let mut queue = Queue::default();
+        assert!(items.into_iter().any(|item| queue.put(item).is_err()));
+    }
+}
+
+#[test]
+fn items_without_bytes_are_counted() {
+    let mut machine = Machine::<Items<()>>::default();
+    let items = VecOperation::Extend(vec![(); 70_000]);
+    machine.apply(Index(1), &command::<Items<()>>(&[items]));
+    let chunks = machine.freeze().chunks(64);
+    assert_eq!(chunks.len(), 3);
+    assert_eq!(
+        Frozen::<Items<()>>::from_chunks(&chunks).unwrap(),
+        machine.freeze()
+    );
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(
+        header in any::<bool>(),
+        chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..4),
+        count in 0..4_u32,
+    ) {
+        let mut all: Vec<Bytes> = chunks.into_iter().map(Bytes::from).collect();
+        let operations = all.first().cloned().unwrap_or_default();
+        let mut machine = Machine::<Items<u8>>::default();
+        let schema = Fingerprint::of::<u8>();
+        machine.apply(Index(1), &Command { schema, count, operations });
+        if header {
+            all.insert(0, Machine::<Items<u8>>::default().freeze().chunks(1).remove(0));
+            all[0] = Bytes::from(wire::encode(&Some(schema)).unwrap());
+        }
+        let _ = Frozen::<Items<u8>>::from_chunks(&all);
+    }
+}
