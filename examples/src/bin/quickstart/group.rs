@@ -1,15 +1,13 @@
 //! Three more nodes form a group, count together, and lose their leader.
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use smalti::discovery::PeerAddr;
-use smalti::groups::{ApplyContext, ConsensusConfig, Group, GroupKey, Serialized, StateMachine};
-use smalti::{Network, NetworkBuilderExt, NetworkExt, Strong, UniqueId, discovery, unique_id};
-use tokio::runtime::Runtime;
+use smalti::groups::{ApplyContext, Group, GroupKey, Serialized, StateMachine};
+use smalti::{Network, Strong, UniqueId, unique_id};
 
-use crate::{Result, millis};
+use crate::{Result, member, millis};
 
 const MEMBERS: usize = 3;
 
@@ -45,25 +43,20 @@ impl StateMachine for Counter {
     }
 }
 
-/// A node of the group, on an executor of its own, so that it can be lost as a whole.
-struct Member {
-    runtime: Runtime,
-    network: Network,
-    group: Group<Counter>,
-}
+type Member = member::Member<Group<Counter>>;
 
 /// Runs the group: so many commands from each member, the death of the leader, and as many again from those left.
 pub(crate) async fn run(bootstrap: &PeerAddr, commands: u64) -> Result<()> {
     let started = Instant::now();
     let mut members = Vec::new();
     for _ in 0..MEMBERS {
-        members.push(start(bootstrap.clone()).await?);
+        members.push(member::start(bootstrap.clone(), join).await?);
     }
     for member in &members {
-        while member.group.status().voters.len() < MEMBERS {
-            member.group.when().committed().await;
+        while member.handle.status().voters.len() < MEMBERS {
+            member.handle.when().committed().await;
         }
-        member.group.when().online().await;
+        member.handle.when().online().await;
     }
     println!(
         "{MEMBERS} more nodes formed a group in {:.0} ms, led by {}",
@@ -81,7 +74,7 @@ pub(crate) async fn run(bootstrap: &PeerAddr, commands: u64) -> Result<()> {
         millis(counting.elapsed())
     );
 
-    let leads = members.iter().position(|member| member.group.is_leader());
+    let leads = members.iter().position(|member| member.handle.is_leader());
     let lost = members.remove(leads.ok_or("nobody leads")?);
     let lost_id = lost.network.local().id();
     let dying = Instant::now();
@@ -96,7 +89,7 @@ pub(crate) async fn run(bootstrap: &PeerAddr, commands: u64) -> Result<()> {
     );
     for member in &members {
         acknowledged += count(member, commands).await?;
-        let counted = member.group.query((), Strong).await?.result;
+        let counted = member.handle.query((), Strong).await?.result;
         if counted != acknowledged {
             return Err(format!("{acknowledged} acknowledged, and {counted} counted").into());
         }
@@ -109,40 +102,12 @@ pub(crate) async fn run(bootstrap: &PeerAddr, commands: u64) -> Result<()> {
     Ok(())
 }
 
-async fn start(bootstrap: PeerAddr) -> Result<Member> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()?;
-    let (network, group) = runtime.spawn(join(bootstrap)).await??;
-    Ok(Member {
-        runtime,
-        network,
-        group,
-    })
-}
-
-async fn join(bootstrap: PeerAddr) -> Result<(Network, Group<Counter>)> {
-    let loopback: SocketAddr = ([127, 0, 0, 1], 0).into();
-    let network = Network::builder("quickstart")
-        .with_addresses([loopback])
-        .with_discovery(discovery::Config::builder().with_bootstrap(bootstrap))
-        .build()
-        .await?;
-    // Shorter times than by default, since there is only loopback between the members.
-    let config = ConsensusConfig {
-        heartbeat_interval: Duration::from_millis(100),
-        heartbeat_jitter: Duration::from_millis(30),
-        election_timeout: Duration::from_millis(500),
-        election_timeout_jitter: Duration::from_millis(200),
-        bootstrap_delay: Duration::from_millis(500),
-        ..ConsensusConfig::default()
-    };
+async fn join(network: Network) -> Result<(Network, Group<Counter>)> {
     let group = network
         .groups()
         .with_key(GroupKey::from_bytes([42; 32]))
         .with_state_machine(Counter::default())
-        .with_consensus_config(config)
+        .with_consensus_config(member::consensus())
         .join()
         .await?;
     Ok((network, group))
@@ -150,7 +115,7 @@ async fn join(bootstrap: PeerAddr) -> Result<(Network, Group<Counter>)> {
 
 /// Executes so many commands at once, and gives how many were acknowledged: all of them.
 async fn count(member: &Member, commands: u64) -> Result<u64> {
-    let results = member.group.execute_many((0..commands).map(|_| Add(1)));
+    let results = member.handle.execute_many((0..commands).map(|_| Add(1)));
     for result in results.await {
         result?;
     }
@@ -159,7 +124,7 @@ async fn count(member: &Member, commands: u64) -> Result<u64> {
 
 fn leader(member: &Member) -> String {
     member
-        .group
+        .handle
         .leader()
         .map_or_else(|| "nobody".to_owned(), |leader| leader.short())
 }

@@ -1,10 +1,12 @@
 //! The whole of Smalti in one run: nodes that know one address find each other over QUIC, two of them
 //! produce, the others consume, and every datum is checked. Then three more form a group, which loses its leader and
-//! nothing else.
+//! nothing else; and three more fill a map that all nodes read, which does so too.
 //!
 //! `cargo run --release --bin quickstart -- --help` tells what can be changed.
 
+mod collection;
 mod group;
+mod member;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -20,7 +22,8 @@ use smalti::{Network, NetworkBuilderExt, NetworkExt};
 
 /// Starts nodes over QUIC on loopback that know one bootstrap address, lets them find each other, streams
 /// from two producers to all other nodes, and checks that everything arrives in order. Then three more nodes form a
-/// group and execute commands; its leader is killed, and nothing that was acknowledged may be lost.
+/// group and execute commands; its leader is killed, and nothing that was acknowledged may be lost. At last three more
+/// fill a map that all nodes read, whose leader is killed too.
 #[derive(Parser)]
 #[command(name = "quickstart", version)]
 struct Options {
@@ -36,6 +39,9 @@ struct Options {
     /// How many commands each member of the group executes, before and after the leader's death.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     commands: u64,
+    /// How many entries each writer puts into the map, before and after the leader's death.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    entries: u64,
     /// Give up where the run takes longer than this, in seconds.
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
@@ -134,7 +140,9 @@ async fn run(options: &Options) -> Result<()> {
     print_topology(&nodes, &producers, &consumers);
     print_rate(options, consumers.len(), elapsed);
     drop((producers, consumers));
-    group::run(&nodes[0].local().addr(), options.commands).await?;
+    let bootstrap = nodes[0].local().addr();
+    group::run(&bootstrap, options.commands).await?;
+    collection::run(&nodes, &bootstrap, options.entries).await?;
     for node in &nodes {
         node.shutdown().await;
     }
