@@ -105,9 +105,7 @@ impl<C: Collection> Reader<C> {
     /// [`QueryError`], where no majority of the writers can be reached in time.
     pub async fn strong(&self) -> Result<View<C>, QueryError> {
         let queried = self.group.query((), Consistency::Strong).await?;
-        let mut shown = queried.result;
-        shown.version = queried.version;
-        Ok(View::new(shown))
+        Ok(View::new(queried.result.at(queried.version)))
     }
 
     /// Conditions to wait for.

@@ -1,5 +1,6 @@
 //! A collection as the state machine of a group.
 
+use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use crate::node::watched::Watched;
 use crate::protocol::collections::{
     Collection, Command, Frozen, History, Machine, Outcome, SchemaConflict,
 };
-use crate::protocol::raft::{ApplyContext, LeadershipPreference, RestoreError, Version};
+use crate::protocol::raft::{ApplyContext, Index, LeadershipPreference, RestoreError, Version};
 
 /// What a member shows to the handles of its node.
 pub(super) struct Shared<C: Collection> {
@@ -41,6 +42,8 @@ pub(super) struct Member<C: Collection> {
     machine: Machine<C>,
     shared: Arc<Shared<C>>,
     preference: LeadershipPreference,
+    /// Where a state that was not come to by commands has been shown.
+    beginning: Cell<Option<Index>>,
 }
 
 impl<C: Collection> Member<C> {
@@ -49,13 +52,14 @@ impl<C: Collection> Member<C> {
             machine: Machine::default(),
             shared,
             preference,
+            beginning: Cell::new(None),
         }
     }
 
-    fn shown(&self, version: Option<Version>) -> Shown<C> {
+    fn shown(&self) -> Shown<C> {
         Shown {
             contents: self.machine.contents().clone(),
-            version,
+            version: None,
             schema: self.machine.schema(),
             history: self.machine.history().clone(),
         }
@@ -75,11 +79,14 @@ impl<C: Collection> StateMachine for Member<C> {
     }
 
     fn apply(&mut self, command: Command, context: ApplyContext) -> Outcome {
+        if let Some(index) = self.beginning.take() {
+            self.machine.begin_history(index);
+        }
         self.machine.apply(context.index, &command)
     }
 
     fn query(&self, (): ()) -> Shown<C> {
-        self.shown(None)
+        self.shown()
     }
 
     fn snapshot(&self) -> Frozen<C> {
@@ -87,6 +94,7 @@ impl<C: Collection> StateMachine for Member<C> {
     }
 
     fn restore(&mut self, snapshot: Frozen<C>) {
+        self.beginning.set(None);
         self.machine.restore(snapshot);
     }
 
@@ -95,7 +103,10 @@ impl<C: Collection> StateMachine for Member<C> {
     }
 
     fn publish(&self, version: Option<Version>) {
-        self.shared.view.set(View::new(self.shown(version)));
+        if self.machine.history().has_no_beginning() {
+            self.beginning.set(version.map(|version| version.index));
+        }
+        self.shared.view.set(View::new(self.shown().at(version)));
     }
 
     fn refusal(&self) -> Option<String> {

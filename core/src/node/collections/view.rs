@@ -21,6 +21,17 @@ pub(crate) struct Shown<C: Collection> {
     pub(super) history: History<C::Change>,
 }
 
+impl<C: Collection> Shown<C> {
+    /// The same, at this version.
+    pub(super) fn at(mut self, version: Option<Version>) -> Self {
+        if let Some(version) = version {
+            self.history.begin(version.index);
+        }
+        self.version = version;
+        self
+    }
+}
+
 impl<C: Collection> View<C> {
     pub(super) fn new(shown: Shown<C>) -> Self {
         Self(Arc::new(shown))

@@ -62,7 +62,7 @@ impl<T> History<T> {
 
     /// Adds what a command of so many bytes at `index` has changed, and drops the oldest changes where there are too many.
     pub(crate) fn push(&mut self, index: Index, bytes: usize, changes: Vec<T>) {
-        self.after.get_or_insert(index.previous());
+        self.begin(index.previous());
         if changes.is_empty() {
             return;
         }
@@ -92,6 +92,17 @@ impl<T> History<T> {
         self.after = None;
         self.changes = 0;
         self.bytes = 0;
+    }
+
+    /// The present state is that of `index`: whatever comes above it will be here. Says nothing where it is known what the
+    /// state goes back to.
+    pub(crate) fn begin(&mut self, index: Index) {
+        self.after.get_or_insert(index);
+    }
+
+    /// Whether it is not known what the state goes back to.
+    pub(crate) const fn has_no_beginning(&self) -> bool {
+        self.after.is_none()
     }
 
     /// The number that the next entry will have.
@@ -179,6 +190,24 @@ mod tests {
         assert_eq!(
             (history.above(Index(5)), history.above(Index(6))),
             (None, Some(3))
+        );
+    }
+
+    #[test]
+    fn who_has_seen_the_other_state_misses_nothing_after_it() {
+        let mut history = history(&[1, 2]);
+        history.restart();
+        assert!(history.has_no_beginning());
+        history.begin(Index(5));
+        let seen = history.above(Index(5));
+        history.push(Index(8), 1, vec![8]);
+        assert_eq!(
+            (history.above(Index(4)), history.above(Index(5))),
+            (None, seen)
+        );
+        assert!(
+            seen.and_then(|it| history.get(it))
+                .is_some_and(|it| it.is_some())
         );
     }
 }

@@ -55,6 +55,11 @@ impl<C: Collection> Machine<C> {
         &self.history
     }
 
+    /// The present state is that of `index`: changes above it are told from now on, where the state was replaced.
+    pub(crate) fn begin_history(&mut self, index: Index) {
+        self.history.begin(index);
+    }
+
     /// Why this member cannot read what the collection holds, if it cannot.
     #[must_use]
     pub fn conflict(&self) -> Option<SchemaConflict> {
