@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use smalti::collections::{Map, MapReader, MapWriter};
-use smalti::{Network, NetworkBuilderExt, StoreId, discovery, unique_id};
+use smalti::{Network, NetworkBuilderExt, NetworkExt, StoreId, discovery, unique_id};
 
 use common::{CALLS, loopback, raw_round_trip, runtime};
 

@@ -8,7 +8,9 @@ use smalti::collections::{CollectionConfig, Map, OpenError, Set};
 use smalti::declare::{CollectionDef, ReaderDef, ReaderOf, WriterDef, WriterOf};
 use smalti::discovery::Config;
 use smalti::groups::{ConsensusConfig, GroupKey, Storage};
-use smalti::{Network, NetworkBuilder, NetworkBuilderExt, StoreId, collection, unique_id};
+use smalti::{
+    Network, NetworkBuilder, NetworkBuilderExt, NetworkExt, StoreId, collection, unique_id,
+};
 
 async fn bounded<T>(future: impl Future<Output = T>) -> T {
     let bounded = tokio::time::timeout(Duration::from_secs(60), future).await;
@@ -52,7 +54,10 @@ impl CollectionDef for Prices {
 impl ReaderDef for Prices {}
 impl WriterDef for Prices {}
 
-collection!(pub writer Visitors = Set<String>, "visitors");
+collection! {
+    /// Who was there.
+    pub writer Visitors = Set<String>, "visitors";
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_three_writers_write_a_reader_reads() {

@@ -124,11 +124,15 @@ impl<C: Collection> Reader<C> {
             edge.poll(cx, |status| status.is_online || status.stopped.is_some())
         })
         .await;
-        match (self.shared.conflict.get(), self.status().stopped) {
-            (Some(conflict), _) => Err(OpenError::Schema(*conflict)),
-            (None, Some(why)) => Err(OpenError::Stopped(why)),
-            (None, None) => Ok(()),
-        }
+        let Some(why) = self.status().stopped else {
+            return Ok(());
+        };
+        // Whoever is told may open it again.
+        self.group.ended().await;
+        Err(match self.shared.conflict.get() {
+            Some(conflict) => OpenError::Schema(*conflict),
+            None => OpenError::Stopped(why),
+        })
     }
 
     /// The changes above `since`, one after the other; above the beginning where it is `None`.

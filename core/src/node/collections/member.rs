@@ -1,6 +1,6 @@
 //! A collection as the state machine of a group.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -42,8 +42,8 @@ pub(super) struct Member<C: Collection> {
     machine: Machine<C>,
     shared: Arc<Shared<C>>,
     preference: LeadershipPreference,
-    /// Where a state that was not come to by commands has been shown.
-    beginning: Cell<Option<Index>>,
+    /// The index at which a state was shown that no commands have led to; zero where there is none.
+    beginning: AtomicU64,
 }
 
 impl<C: Collection> Member<C> {
@@ -52,7 +52,7 @@ impl<C: Collection> Member<C> {
             machine: Machine::default(),
             shared,
             preference,
-            beginning: Cell::new(None),
+            beginning: AtomicU64::new(0),
         }
     }
 
@@ -79,8 +79,9 @@ impl<C: Collection> StateMachine for Member<C> {
     }
 
     fn apply(&mut self, command: Command, context: ApplyContext) -> Outcome {
-        if let Some(index) = self.beginning.take() {
-            self.machine.begin_history(index);
+        let beginning = std::mem::take(self.beginning.get_mut());
+        if beginning > 0 {
+            self.machine.begin_history(Index(beginning));
         }
         self.machine.apply(context.index, &command)
     }
@@ -94,7 +95,7 @@ impl<C: Collection> StateMachine for Member<C> {
     }
 
     fn restore(&mut self, snapshot: Frozen<C>) {
-        self.beginning.set(None);
+        *self.beginning.get_mut() = 0;
         self.machine.restore(snapshot);
     }
 
@@ -104,7 +105,8 @@ impl<C: Collection> StateMachine for Member<C> {
 
     fn publish(&self, version: Option<Version>) {
         if self.machine.history().has_no_beginning() {
-            self.beginning.set(version.map(|version| version.index));
+            let index = version.map_or(0, |version| version.index.0);
+            self.beginning.store(index, Ordering::Relaxed);
         }
         self.shared.view.set(View::new(self.shown().at(version)));
     }

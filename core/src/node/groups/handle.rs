@@ -408,6 +408,11 @@ impl<M: StateMachine> Group<M> {
     pub async fn leave(&self) {
         // Fails only where the group has stopped already.
         let _ = self.0.events.send(Event::Leave);
+        self.ended().await;
+    }
+
+    /// Waits until the group has ended on this node, which may join it again then.
+    pub(crate) async fn ended(&self) {
         let mut ended = self.0.ended.clone();
         // An error means that the worker is gone.
         let _ = ended.wait_for(|ended| *ended).await;
