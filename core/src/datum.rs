@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::id::{Digest, StreamId};
+use crate::protocol::streams::Criteria;
 use crate::schema;
 use crate::wire;
 
@@ -67,6 +68,23 @@ pub trait Datum: Send + Sized + 'static {
     /// # Errors
     /// [`DecodeError`] where they encode none.
     fn decode(bytes: Bytes) -> Result<Self, DecodeError>;
+
+    /// Whether a consumer with these criteria wants this datum. It is asked on the producer's node, for each datum and
+    /// each different criteria.
+    ///
+    /// By default nothing is known of a datum that is encoded by hand, so that no comparison is satisfied;
+    /// [`Criteria::selects`] and [`Criteria::selects_bytes`] help to do better.
+    #[must_use]
+    fn is_wanted(&self, criteria: &Criteria) -> bool {
+        criteria.selects_unknown()
+    }
+
+    /// The encoding, where it is at hand as bytes already: long ones are then sent without a copy. It must be what
+    /// [`encode`](Self::encode) appends. By default it is not.
+    #[must_use]
+    fn encoded(&self) -> Option<Bytes> {
+        None
+    }
 }
 
 impl<T: Serialize + DeserializeOwned + Send + 'static> Datum for T {
@@ -81,9 +99,16 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Datum for T {
     fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         wire::decode(&bytes).map_err(DecodeError::Codec)
     }
+
+    fn is_wanted(&self, criteria: &Criteria) -> bool {
+        criteria.selects(self)
+    }
 }
 
-/// Bytes that travel as they are: what a consumer gets is a view of what was received, not a copy.
+/// Bytes that travel as they are: what a consumer gets is a view of what was received, not a copy, and what is long is
+/// sent without one.
+///
+/// [Criteria](Criteria::field) know it by the empty name, as bytes.
 ///
 /// It holds on to the segment that it arrived in (up to some 64 KiB for small datums): copy a datum that is to be
 /// kept for long.
@@ -102,6 +127,14 @@ impl Datum for Raw {
 
     fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         Ok(Self(bytes))
+    }
+
+    fn is_wanted(&self, criteria: &Criteria) -> bool {
+        criteria.selects_bytes(&self.0)
+    }
+
+    fn encoded(&self) -> Option<Bytes> {
+        Some(self.0.clone())
     }
 }
 

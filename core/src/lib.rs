@@ -66,9 +66,10 @@ pub mod streams {
         SubscriptionStats, TryRecvError, TrySendError, When,
     };
     pub use crate::protocol::streams::consumer::Event as ConsumerEvent;
+    pub use crate::protocol::streams::criteria::{Field, Value};
     pub use crate::protocol::streams::producer::Event as ProducerEvent;
     pub use crate::protocol::streams::segment::DATUM_LEN_MAX;
-    pub use crate::protocol::streams::{Backoff, BackoffError, Refusal};
+    pub use crate::protocol::streams::{Backoff, BackoffError, Criteria, CriteriaError, Refusal};
 }
 
 /// Groups of nodes that agree on one history of commands.

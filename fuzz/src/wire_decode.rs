@@ -22,7 +22,9 @@ use smalti_core::protocol::raft::{
     Run, Sequence, SessionId, Term,
 };
 use smalti_core::protocol::streams::segment::{DatumTooLarge, Position, Segment, SegmentWriter};
-use smalti_core::protocol::streams::{Accepted, ConsumerNumber, Refusal, Reply, Subscribe};
+use smalti_core::protocol::streams::{
+    Accepted, ConsumerNumber, Criteria, Refusal, Reply, Subscribe,
+};
 use smalti_core::runtime::Side;
 use smalti_core::time::WallTime;
 use smalti_core::wire::{
@@ -160,8 +162,16 @@ fn entry(input: &[u8]) {
     }
 }
 
+/// Criteria are evaluated, as a producer does.
 fn subscribe(input: &[u8]) {
-    round_trip::<Subscribe>(input);
+    let Some(subscribe) = round_trip::<Subscribe>(input) else {
+        return;
+    };
+    if let Some(criteria) = subscribe.criteria {
+        // Whatever they choose.
+        let _ = criteria.selects(&(7, "text", [Some(true), None]));
+        let _ = criteria.selects_bytes(input);
+    }
 }
 
 fn reply(input: &[u8]) {
@@ -197,6 +207,7 @@ fn envelope(input: &[u8]) {
 
 /// A segment has one encoding, so that writing its datums anew gives its bytes.
 fn segment(input: &[u8]) {
+    selected_segment(input);
     let Ok(segment) = Segment::parse(Bytes::copy_from_slice(input)) else {
         return;
     };
@@ -215,6 +226,29 @@ fn segment(input: &[u8]) {
     }
     assert!(left.is_empty());
     assert_eq!(writer.count(), count);
+    writer.seal(&mut written);
+    assert_eq!(&written[FRAME_HEADER_LEN..], input);
+}
+
+/// The same of a segment that passes over datums.
+fn selected_segment(input: &[u8]) {
+    let Ok(mut left) = Segment::parse_selected(Bytes::copy_from_slice(input)) else {
+        return;
+    };
+    let (first, end) = (left.first(), left.end());
+    let mut position = Position::new(first);
+    assert_eq!(position.advance_over(&left), Ok(0), "nothing is missing");
+    assert_eq!(position.next(), end);
+    let mut written = BytesMut::new();
+    let mut writer = SegmentWriter::begin_selected(&mut written, first, left.at());
+    while let Some((sequence, datum)) = left.take() {
+        let pushed: Result<(), DatumTooLarge> = writer.push_at(&mut written, sequence, |out| {
+            out.extend_from_slice(&datum);
+            Ok(())
+        });
+        assert_eq!(pushed, Ok(()));
+    }
+    assert_eq!(writer.next(), end);
     writer.seal(&mut written);
     assert_eq!(&written[FRAME_HEADER_LEN..], input);
 }
@@ -298,8 +332,18 @@ pub fn seeds() -> Vec<Seed> {
         stream: StreamId::from("orders"),
         schema: stream.schema,
         consumer: ConsumerNumber(1),
+        criteria: None,
     };
     add("subscribe", &encode(&subscribe).expect("it can be encoded"));
+    let urgent = Criteria::field("tags").is("urgent") | Criteria::field("2.price").above(1.5);
+    let selective = Subscribe {
+        criteria: Some(urgent & !Criteria::field("1").starts_with("old")),
+        ..subscribe
+    };
+    add(
+        "subscribe-criteria",
+        &encode(&selective).expect("it can be encoded"),
+    );
     for (name, reply) in replies(stream.schema) {
         add(name, &encode(&reply).expect("it can be encoded"));
     }
@@ -314,6 +358,17 @@ pub fn seeds() -> Vec<Seed> {
     }
     writer.seal(&mut frame);
     add("segment", &frame[FRAME_HEADER_LEN..]);
+    let mut frame = BytesMut::new();
+    let mut writer = SegmentWriter::begin_selected(&mut frame, 7, WallTime::from_micros(1));
+    for (sequence, datum) in [(9, &b"first"[..]), (10, b""), (1 << 40, b"third")] {
+        let pushed: Result<(), DatumTooLarge> = writer.push_at(&mut frame, sequence, |out| {
+            out.extend_from_slice(datum);
+            Ok(())
+        });
+        pushed.expect("it is short");
+    }
+    writer.seal(&mut frame);
+    add("segment-selected", &frame[FRAME_HEADER_LEN..]);
     for (name, message) in envelopes(key.peer_id()) {
         let envelope = Envelope {
             from: Instance::from_bytes([3; 16]),
@@ -412,6 +467,7 @@ fn replies(schema: Digest) -> Vec<(&'static str, Reply)> {
     };
     vec![
         ("reply-accepted", Reply::Accepted(accepted)),
+        ("reply-waiting", Reply::Waiting { max: 16 }),
         ("reply-unknown", Reply::Refused(Refusal::UnknownStream)),
         ("reply-schema", Reply::Refused(differs)),
         (

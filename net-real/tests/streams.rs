@@ -3,55 +3,12 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use serde::{Deserialize, Serialize};
-use smalti::discovery::Config;
-use smalti::streams::{
-    Backoff, ConsumerEvent, ProducerError, ProducerEvent, Raw, Refusal, TryRecvError, TrySendError,
-};
+use smalti::streams::{ConsumerEvent, ProducerError, Raw, Refusal, TryRecvError, TrySendError};
 use smalti::*;
 
-/// What every wait of these tests is bounded by. Nothing here should come near it.
-const PATIENCE: Duration = Duration::from_secs(20);
+mod nodes;
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Trade {
-    number: u64,
-    text: String,
-}
-
-fn trade(number: u64) -> Trade {
-    Trade {
-        number,
-        text: format!("trade {number}"),
-    }
-}
-
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(output) => output,
-        Err(_) => panic!("took too long: {what}"),
-    }
-}
-
-async fn node(network: &str, tags: &[&str], bootstrap: Option<&Network>) -> Network {
-    let mut config =
-        Config::builder().with_tags(tags.iter().map(|tag| Tag::from(*tag)).collect::<Vec<_>>());
-    if let Some(bootstrap) = bootstrap {
-        config = config.with_bootstrap(bootstrap.local().addr());
-    }
-    Network::builder(network)
-        .with_addresses([([127, 0, 0, 1], 0).into()])
-        .with_discovery(config)
-        .build()
-        .await
-        .expect("loopback has a free port")
-}
-
-async fn pair(network: &str) -> (Network, Network) {
-    let first = node(network, &["first"], None).await;
-    let second = node(network, &["second"], Some(&first)).await;
-    (first, second)
-}
+use nodes::{Trade, pair, soon, trade};
 
 #[tokio::test]
 async fn every_consumer_gets_all_of_every_producer_in_order() {
@@ -188,6 +145,15 @@ async fn predicates_decide_on_both_sides_and_follow_the_entries() {
     soon("subscription", tagged).await;
     b.discovery().remove_tags(red).await.unwrap();
     soon("rejection", producer.when().unsubscribed()).await;
+    let rejected = async {
+        loop {
+            if let Some(ConsumerEvent::Unsubscribed { code, .. }) = events.recv().await.unwrap() {
+                return code;
+            }
+        }
+    };
+    let rejected = soon("code", rejected).await;
+    assert_eq!(rejected, Some(network::CloseCode::STREAM_REJECTED));
     b.discovery().add_tags(red).await.unwrap();
     soon("subscription", producer.when().subscribed()).await;
     a.discovery().remove_tags(Tag::from("first")).await.unwrap();
@@ -242,42 +208,6 @@ async fn types_and_names_that_do_not_go_together_are_errors() {
             refusal: expected
         }
     );
-}
-
-#[tokio::test]
-async fn a_place_that_becomes_free_is_taken_by_who_waits() {
-    let (a, b) = pair("capacity").await;
-    let producer = a
-        .streams()
-        .producer::<Trade>()
-        .with_max_consumers(1)
-        .build()
-        .unwrap();
-    let mut events = producer.events();
-    let backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(50), 0.5).unwrap();
-    let consumer = || {
-        b.streams()
-            .consumer::<Trade>()
-            .with_backoff(backoff)
-            .build()
-            .unwrap()
-    };
-    let first = consumer();
-    soon("first", first.when().subscribed()).await;
-    let second = consumer();
-    let refused = async {
-        loop {
-            if let Some(ProducerEvent::Refused { refusal, .. }) = events.recv().await.unwrap() {
-                return refusal;
-            }
-        }
-    };
-    assert_eq!(
-        soon("refusal", refused).await,
-        Refusal::NoCapacity { max: 1 }
-    );
-    drop(first);
-    soon("second", second.when().subscribed()).await;
 }
 
 #[tokio::test]
@@ -344,16 +274,16 @@ async fn an_application_that_takes_nothing_holds_up_the_producer_or_is_dropped()
         count
     };
     soon("disconnection", lagging).await;
-    let (mut missed, mut received) = (0, 0);
+    let (mut missed, mut received, mut codes) = (0, 0, Vec::new());
     let count_missed = async {
         while missed == 0 {
             tokio::select! {
                 biased;
-                event = events.recv() => {
-                    if let Some(ConsumerEvent::Lagged { datums, .. }) = event.unwrap() {
-                        missed += datums;
-                    }
-                }
+                event = events.recv() => match event.unwrap() {
+                    Some(ConsumerEvent::Lagged { datums, .. }) => missed += datums,
+                    Some(ConsumerEvent::Unsubscribed { code, .. }) => codes.push(code),
+                    _ => {}
+                },
                 _ = dropped.recv_with_meta() => received += 1,
                 () = async {
                     strict.when().subscribed().await;
@@ -365,6 +295,7 @@ async fn an_application_that_takes_nothing_holds_up_the_producer_or_is_dropped()
     };
     soon("the gap is seen", count_missed).await;
     assert!(received > 0);
+    assert_eq!(codes, [Some(network::CloseCode::STREAM_TOO_SLOW)]);
     assert_eq!(dropped.stats()[0].lagged, missed);
 }
 

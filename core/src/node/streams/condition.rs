@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::roster::Roster;
+use super::roster::{Key, Roster};
 use crate::id::Tag;
 use crate::node::watched::{Edge, Watched};
 use crate::protocol::discovery::{OneOrMany, PeerEntry};
@@ -69,16 +69,65 @@ impl Subscribers {
     }
 
     pub(super) fn is_met(&self, roster: &Roster) -> bool {
-        let enough = if self.tags.is_empty() && self.predicates.is_empty() {
-            roster.subscribed() >= self.minimum
+        let count = if self.counts_all() {
+            roster.subscribed()
         } else {
-            let counting = roster.entries().filter(|entry| {
-                self.tags.iter().all(|tag| entry.has_tag(tag))
-                    && self.predicates.iter().all(|predicate| predicate(entry))
-            });
-            counting.take(self.minimum).count() >= self.minimum
+            let counting = roster.entries().filter(|entry| self.counts(entry));
+            counting.take(self.minimum).count()
         };
-        enough != self.negated
+        self.is_met_by(count)
+    }
+
+    /// The same, from what was found out of a former state of the roster.
+    pub(super) fn is_met_after(&self, counted: &mut Counted, roster: &Roster) -> bool {
+        self.is_met_by(if self.counts_all() {
+            roster.subscribed()
+        } else {
+            counted.update(self, roster)
+        })
+    }
+
+    fn is_met_by(&self, count: usize) -> bool {
+        (count >= self.minimum) != self.negated
+    }
+
+    fn counts_all(&self) -> bool {
+        self.tags.is_empty() && self.predicates.is_empty()
+    }
+
+    fn counts(&self, entry: &PeerEntry) -> bool {
+        self.tags.iter().all(|tag| entry.has_tag(tag))
+            && self.predicates.iter().all(|predicate| predicate(entry))
+    }
+}
+
+/// Who counts for a condition, kept so that it looks only at what has changed: with thousands of peers, going through
+/// all of them for each that comes or goes would take time in proportion to their square.
+#[derive(Default)]
+pub(super) struct Counted {
+    roster: Roster,
+    counting: BTreeSet<Key>,
+}
+
+impl Counted {
+    fn update(&mut self, subscribers: &Subscribers, roster: &Roster) -> usize {
+        for (key, entry) in roster.changes_since(&self.roster) {
+            if entry.is_some_and(|entry| subscribers.counts(entry)) {
+                self.counting.insert(key);
+            } else {
+                self.counting.remove(&key);
+            }
+        }
+        self.roster = roster.clone();
+        self.counting.len()
+    }
+}
+
+impl fmt::Debug for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Counted")
+            .field(&self.counting.len())
+            .finish()
     }
 }
 
@@ -120,7 +169,11 @@ impl When {
     /// A peer is subscribed: for a producer a consumer, for a consumer a producer. Which and how many can be
     /// said more closely.
     pub fn subscribed(&self) -> Subscribed {
-        Subscribed(Edge::new(self.0.clone()), Subscribers::default())
+        Subscribed {
+            edge: Edge::new(self.0.clone()),
+            subscribers: Subscribers::default(),
+            counted: Counted::default(),
+        }
     }
 
     /// Nobody is subscribed.
@@ -166,11 +219,18 @@ impl Future for Online {
 /// Completes when enough peers of the right kind are subscribed. See [`When`].
 #[derive(Debug)]
 #[must_use = "a condition does nothing unless it is awaited"]
-pub struct Subscribed(Edge<Roster>, Subscribers);
+pub struct Subscribed {
+    edge: Edge<Roster>,
+    subscribers: Subscribers,
+    counted: Counted,
+}
 
 impl Subscribed {
-    fn map(self, change: impl FnOnce(Subscribers) -> Subscribers) -> Self {
-        Self(self.0, change(self.1))
+    fn map(mut self, change: impl FnOnce(Subscribers) -> Subscribers) -> Self {
+        self.subscribers = change(self.subscribers);
+        // Who counts is found out anew.
+        self.counted = Counted::default();
+        self
     }
 
     /// See [`Subscribers::minimum_of`].
@@ -199,7 +259,7 @@ impl Subscribed {
     /// Whether it is true now.
     #[must_use]
     pub fn is_condition_met(&self) -> bool {
-        self.1.is_met(&self.0.get())
+        self.subscribers.is_met(&self.edge.get())
     }
 }
 
@@ -207,13 +267,18 @@ impl Future for Subscribed {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Self(edge, subscribers) = self.get_mut();
-        edge.poll(cx, |roster| subscribers.is_met(roster))
+        let Self {
+            edge,
+            subscribers,
+            counted,
+        } = self.get_mut();
+        edge.poll(cx, |roster| subscribers.is_met_after(counted, roster))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Waker;
 
     use super::*;
@@ -300,12 +365,49 @@ mod tests {
         for (name, change, expected) in table {
             let subscribers = change(Subscribers::default());
             assert_eq!(subscribers.is_met(&roster), expected, "{name}");
+            let counted = &mut Counted::default();
+            assert_eq!(
+                subscribers.is_met_after(counted, &roster),
+                expected,
+                "{name}"
+            );
             assert_eq!(
                 subscribers.unmet().is_met(&roster),
                 !expected,
                 "{name}, unmet"
             );
         }
+    }
+
+    #[test]
+    fn a_condition_looks_only_at_peers_that_have_changed() {
+        const PEERS: u8 = 200;
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        let mut roster = Roster::default();
+        let state = Arc::new(Watched::new(roster.clone()));
+        let mut all = When::new(state.clone())
+            .subscribed()
+            .minimum_of(usize::from(PEERS))
+            .with_predicate(move |_| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                true
+            });
+        for n in 0..PEERS {
+            assert!(!is_ready(&mut all));
+            let entry = entry(n, &[]);
+            roster.set_subscribed_for_test((*entry.id(), 0), entry);
+            state.set(roster.clone());
+        }
+        assert!(is_ready(&mut all));
+        assert_eq!(asked.load(Ordering::Relaxed), usize::from(PEERS));
+        roster.remove(&(PeerId::from_bytes([7; 32]), 0));
+        state.set(roster.clone());
+        assert!(!is_ready(&mut all));
+        let entry = entry(7, &["again"]);
+        roster.set_subscribed_for_test((*entry.id(), 0), entry);
+        state.set(roster);
+        assert!(is_ready(&mut all));
     }
 
     #[test]

@@ -15,14 +15,15 @@ use super::condition::{Predicate, Subscribers, When};
 use super::error::{ConsumerError, TryRecvError};
 use super::handle::Streams;
 use super::inbox::{Delivery, Inbox};
+use super::preference::Preference;
 use super::roster::{Roster, Stats};
 use crate::datum::Datum;
-use crate::id::{PeerId, StreamId};
+use crate::id::{PeerId, StreamId, Tag};
 use crate::node::events::Events;
 use crate::node::watched::Watched;
-use crate::protocol::discovery::PeerEntry;
-use crate::protocol::streams::Backoff;
-use crate::protocol::streams::consumer::Event;
+use crate::protocol::discovery::{OneOrMany, PeerEntry};
+use crate::protocol::streams::consumer::{Config, Event};
+use crate::protocol::streams::{Backoff, Criteria};
 use crate::runtime::Runtime;
 use crate::time::WallTime;
 
@@ -234,8 +235,10 @@ pub(super) struct ConsumerSettings {
     pub(super) stream: Option<StreamId>,
     pub(super) buffer_size: usize,
     pub(super) predicates: Vec<Predicate>,
+    pub(super) preferences: Vec<Preference>,
+    pub(super) criteria: Option<Criteria>,
     pub(super) online_when: Subscribers,
-    pub(super) backoff: Backoff,
+    pub(super) config: Config,
 }
 
 impl<D: Datum> ConsumerBuilder<D> {
@@ -244,8 +247,10 @@ impl<D: Datum> ConsumerBuilder<D> {
             stream: None,
             buffer_size: BUFFER_SIZE,
             predicates: Vec::new(),
+            preferences: Vec::new(),
+            criteria: None,
             online_when: Subscribers::default(),
-            backoff: Backoff::default(),
+            config: Config::default(),
         };
         Self {
             streams,
@@ -288,7 +293,52 @@ impl<D: Datum> ConsumerBuilder<D> {
     /// How long to wait before a producer that has failed or refused is asked again. Default: 100 ms, doubled each
     /// time up to 5 s, up to half of it taken away at random.
     pub const fn with_backoff(mut self, backoff: Backoff) -> Self {
-        self.settings.backoff = backoff;
+        self.settings.config.backoff = backoff;
+        self
+    }
+
+    /// Receives only the datums that `criteria` choose. Producers evaluate them, so that others are not even sent; they
+    /// leave holes in the sequence numbers, and are not counted as missing. Default: all.
+    ///
+    /// A producer evaluates up to 64 different criteria, and refuses a consumer that has one more. Consumers with equal criteria share
+    /// the work.
+    pub fn with_criteria(mut self, criteria: Criteria) -> Self {
+        self.settings.criteria = Some(criteria);
+        self
+    }
+
+    /// Subscribes to no more producers than these, to the best by what is preferred. Default: to all. At least one.
+    ///
+    /// When one fails, refuses, or lets the consumer wait, the next best takes its place at once. A better one takes the place of another only
+    /// after it has been better for five to ten seconds, for round-trip times by a quarter and two milliseconds at least. The
+    /// consumer is subscribed to the new one then before the other is asked to end, so that nothing that the other has taken in by then
+    /// is lost.
+    pub const fn with_max_producers(mut self, max: usize) -> Self {
+        self.settings.config.max_producers = Some(max);
+        self
+    }
+
+    /// Prefers producers with a shorter round-trip time, where those preferences that were stated before leave a choice.
+    /// It matters only with [`with_max_producers`](Self::with_max_producers).
+    pub fn prefer_near(self) -> Self {
+        self.prefer(Preference::Near)
+    }
+
+    /// Prefers producers that have more of `tags`, as [`prefer_near`](Self::prefer_near).
+    pub fn prefer_tags<M>(self, tags: impl OneOrMany<Tag, M>) -> Self {
+        let mut list = Vec::new();
+        tags.append_to(&mut list);
+        self.prefer(Preference::Tags(list.into_iter().collect()))
+    }
+
+    /// Prefers producers for which `cost` gives less, as [`prefer_near`](Self::prefer_near). It is asked when an entry
+    /// changes, and every five seconds.
+    pub fn prefer_by(self, cost: impl Fn(&PeerEntry) -> u64 + Send + Sync + 'static) -> Self {
+        self.prefer(Preference::By(Arc::new(cost)))
+    }
+
+    fn prefer(mut self, preference: Preference) -> Self {
+        self.settings.preferences.push(preference);
         self
     }
 

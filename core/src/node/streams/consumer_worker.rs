@@ -1,45 +1,43 @@
 //! Runs the machine of one consumer, and reads from its producers.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::future::poll_fn;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
 
-use bytes::{Bytes, BytesMut};
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::condition::{Predicate, Subscribers};
-use super::inbox::{Delivery, Inbox};
+use super::inbox::Inbox;
+use super::preference::{self, Preference};
+use super::reader::{Reader, Subscription};
 use super::roster::{Counters, Line, Roster, SubscriptionState, entry};
-use crate::id::{Digest, PeerId, StreamId};
-use crate::node::connections::{Connections, Lease, LinkError};
+use crate::id::PeerId;
+use crate::node::connections::Connections;
 use crate::node::discovery::{CatalogWatch, Discovery};
 use crate::node::driver::{Host, drive};
-use crate::node::framed::{FrameReadError, FrameReader, write_all};
 use crate::node::tasks::Tasks;
 use crate::node::watched::Watched;
 use crate::protocol::discovery::Catalog;
 use crate::protocol::streams::consumer::{
     self as machine, AttemptId, Candidate, Input, Machine, Output, State,
 };
-use crate::protocol::streams::segment::{FRAME_LEN_MAX, Position, Segment};
-use crate::protocol::streams::{
-    Accepted, ConsumerNumber, HANDSHAKE_LEN_MAX, Refusal, Reply, STREAMS_ALPN, Subscribe,
-};
-use crate::runtime::{Clock, ConnectionError, RecvStream, SendStream, StreamError};
-use crate::time::{Duration, Instant};
-use crate::wire::{CloseCode, decode, encode_frame};
+use crate::protocol::streams::{Accepted, Refusal, Subscribe};
+use crate::runtime::Clock;
+use crate::time::Instant;
+use crate::wire::CloseCode;
 
 /// What waits for the worker. Readers wait while it is full.
 const EVENTS_MAX: usize = 256;
-/// How long a producer is given to answer, once it is connected.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// All that can happen around the machine.
-enum Event {
+pub(super) enum Event {
     Catalog(Catalog),
+    Waiting {
+        attempt: AttemptId,
+        max: u64,
+    },
     Began {
         attempt: AttemptId,
         accepted: Accepted,
@@ -59,44 +57,12 @@ enum Event {
     Close,
 }
 
-/// One attempt to subscribe, and what comes of it.
-pub(super) struct Subscription {
-    pub(super) attempt: AttemptId,
-    pub(super) peer: PeerId,
-    counters: Arc<Counters>,
-    cancelled: CancellationToken,
-    /// The connection, once there is one.
-    lease: OnceLock<Arc<Lease>>,
-}
-
-impl Subscription {
-    pub(super) fn new(attempt: AttemptId, peer: PeerId, counters: Arc<Counters>) -> Self {
-        Self {
-            attempt,
-            peer,
-            counters,
-            cancelled: CancellationToken::new(),
-            lease: OnceLock::new(),
-        }
-    }
-
-    /// Counts `missing` datums, and closes the connection of a producer that breaks the protocol, as only the
-    /// application could find out.
-    pub(super) fn report_violation(&self, error: String, missing: u64) {
-        self.counters.missing.fetch_add(missing, Ordering::Relaxed);
-        if let Some(lease) = self.lease.get() {
-            lease.report_violation(&LinkError::Violation(error));
-        }
-    }
-}
-
 /// What the worker of a consumer is started with.
 pub(super) struct Start {
-    pub(super) stream: StreamId,
-    pub(super) schema: Digest,
-    pub(super) number: ConsumerNumber,
+    pub(super) subscribe: Subscribe,
     pub(super) machine: Machine,
     pub(super) predicates: Vec<Predicate>,
+    pub(super) preferences: Vec<Preference>,
     pub(super) online_when: Subscribers,
     pub(super) inbox: Arc<Inbox>,
     pub(super) roster: Arc<Watched<Roster>>,
@@ -116,23 +82,23 @@ pub(super) fn start(tasks: &Tasks, connections: &Connections, discovery: &Discov
     let worker = Worker {
         tasks: tasks.clone(),
         connections: connections.clone(),
-        subscribe: Subscribe {
-            stream: start.stream,
-            schema: start.schema,
-            consumer: start.number,
-        },
+        discovery: discovery.clone(),
+        subscribe: start.subscribe,
         predicates: start.predicates,
+        preferences: start.preferences,
         online_when: start.online_when,
         inbox: start.inbox,
         published: start.roster,
         notices: start.notices,
         events,
         catalog: Catalog::default(),
+        named: BTreeSet::new(),
         attempts: BTreeMap::new(),
         counters: BTreeMap::new(),
         since: BTreeMap::new(),
         roster: Roster::default(),
         roster_changed: true,
+        changed: BTreeSet::new(),
         follow_ups: VecDeque::new(),
         closed: false,
     };
@@ -163,20 +129,26 @@ async fn watch(close: CancellationToken, mut catalog: CatalogWatch, events: mpsc
 struct Worker {
     tasks: Tasks,
     connections: Connections,
+    discovery: Discovery,
     subscribe: Subscribe,
     predicates: Vec<Predicate>,
+    preferences: Vec<Preference>,
     online_when: Subscribers,
     inbox: Arc<Inbox>,
     published: Arc<Watched<Roster>>,
     notices: broadcast::Sender<machine::Event>,
     events: mpsc::Sender<Event>,
     catalog: Catalog,
+    /// The peers that produce the stream.
+    named: BTreeSet<PeerId>,
     attempts: BTreeMap<AttemptId, Arc<Subscription>>,
     /// Of the producers on the roster.
     counters: BTreeMap<PeerId, Arc<Counters>>,
     since: BTreeMap<PeerId, Instant>,
     roster: Roster,
     roster_changed: bool,
+    /// Producers with which the consumer stands otherwise than the roster says.
+    changed: BTreeSet<PeerId>,
     follow_ups: VecDeque<Input>,
     closed: bool,
 }
@@ -189,14 +161,16 @@ impl Host for Worker {
         match event {
             Event::Catalog(catalog) => {
                 let before = std::mem::replace(&mut self.catalog, catalog);
-                self.roster_changed |= self.roster.refresh(&self.catalog);
+                let touched = self.catalog.touched_since(&before);
+                self.roster_changed |= self.roster.refresh(&self.catalog, &touched);
                 if let (Some(before), Some(now)) = (before.local(), self.catalog.local())
                     && !now.says_the_same_as(before)
                 {
                     self.follow_ups.push_back(Input::LocalChanged);
                 }
-                Some(Input::CatalogChanged(self.candidates()))
+                Some(self.catalog_changed(touched))
             }
+            Event::Waiting { attempt, max } => Some(Input::Waiting { attempt, max }),
             Event::Began { attempt, accepted } => Some(Input::Subscribed { attempt, accepted }),
             Event::Refused { attempt, refusal } => {
                 self.attempts.remove(&attempt);
@@ -220,12 +194,25 @@ impl Host for Worker {
 
     fn carry_out(&mut self, output: Output) {
         match output {
-            Output::Subscribe { attempt, peer } => {
-                self.roster_changed = true;
-                self.subscribe(attempt, peer);
+            Output::Subscribe { attempt, peer } => self.subscribe(attempt, peer),
+            Output::Leave(attempt) => {
+                if let Some(subscription) = self.attempts.get(&attempt) {
+                    subscription.leave.cancel();
+                }
+            }
+            Output::Review => {
+                let catalog = self.discovery.catalog();
+                let costs = self.named.iter().filter_map(|peer| {
+                    let entry = catalog.get(peer)?;
+                    let cost = preference::cost(&self.preferences, entry, catalog.rtt(peer));
+                    Some((*peer, cost))
+                });
+                self.follow_ups.push_back(Input::Reviewed(costs.collect()));
+            }
+            Output::Changed(peer) => {
+                self.changed.insert(peer);
             }
             Output::Unsubscribe(attempt) => {
-                self.roster_changed = true;
                 if let Some(subscription) = self.attempts.remove(&attempt) {
                     subscription.cancelled.cancel();
                 }
@@ -237,7 +224,6 @@ impl Host for Worker {
                 });
             }
             Output::Event(event) => {
-                self.roster_changed = true;
                 match &event {
                     machine::Event::Subscribed { peer } => {
                         self.since
@@ -251,7 +237,7 @@ impl Host for Worker {
                             .missing
                             .fetch_add(*datums, Ordering::Relaxed);
                     }
-                    machine::Event::Refused { .. } => {}
+                    machine::Event::Refused { .. } | machine::Event::Waiting { .. } => {}
                 }
                 tracing::debug!(stream = %self.subscribe.stream.short(), ?event, "consumer");
                 // Fails only where nobody listens.
@@ -265,7 +251,7 @@ impl Host for Worker {
     }
 
     fn end_turn(&mut self, machine: &Machine) -> ControlFlow<()> {
-        if std::mem::take(&mut self.roster_changed) {
+        if std::mem::take(&mut self.roster_changed) || !self.changed.is_empty() {
             self.publish(machine);
         }
         if self.closed {
@@ -277,17 +263,36 @@ impl Host for Worker {
 }
 
 impl Worker {
-    fn candidates(&self) -> Vec<Candidate> {
-        let producers = self.catalog.peers().filter_map(|entry| {
-            let info = entry.streams().get(&self.subscribe.stream)?;
-            Some(Candidate {
-                peer: *entry.id(),
-                version: entry.version(),
-                schema: info.schema,
-                accepted: self.predicates.iter().all(|predicate| predicate(entry)),
-            })
-        });
-        producers.collect()
+    /// What is new of these peers, for the machine.
+    fn catalog_changed(&mut self, touched: BTreeSet<PeerId>) -> Input {
+        let (mut named, mut gone) = (Vec::new(), Vec::new());
+        for peer in touched {
+            match self.candidate(&peer) {
+                Some(candidate) => {
+                    self.named.insert(peer);
+                    named.push(candidate);
+                }
+                None if self.named.remove(&peer) => gone.push(peer),
+                None => {}
+            }
+        }
+        Input::CatalogChanged { named, gone }
+    }
+
+    /// `peer` as a producer, if it is one. A node does not consume what it produces itself.
+    fn candidate(&self, peer: &PeerId) -> Option<Candidate> {
+        if *peer == self.discovery.local_id() {
+            return None;
+        }
+        let entry = self.catalog.get(peer)?;
+        let info = entry.streams().get(&self.subscribe.stream)?;
+        Some(Candidate {
+            peer: *peer,
+            version: entry.version(),
+            schema: info.schema,
+            accepted: self.predicates.iter().all(|predicate| predicate(entry)),
+            cost: preference::cost(&self.preferences, entry, self.catalog.rtt(peer)),
+        })
     }
 
     fn counters(&mut self, peer: PeerId) -> &Arc<Counters> {
@@ -314,11 +319,18 @@ impl Worker {
 
     /// Shows the application how it goes with each producer.
     fn publish(&mut self, machine: &Machine) {
-        let mut roster = Roster::default();
-        for (peer, state) in machine.producers() {
+        for peer in std::mem::take(&mut self.changed) {
+            let Some(state) = machine.state(&peer) else {
+                self.roster.remove(&(peer, 0));
+                self.counters.remove(&peer);
+                continue;
+            };
             let state = match state {
+                State::Standby => SubscriptionState::Standby,
                 State::Connecting => SubscriptionState::Connecting,
+                State::Waiting => SubscriptionState::Waiting,
                 State::Subscribed => SubscriptionState::Subscribed,
+                State::Leaving => SubscriptionState::Leaving,
                 State::BackingOff { .. } => SubscriptionState::BackingOff,
                 State::Unsuitable(_) => SubscriptionState::Unsuitable,
             };
@@ -328,12 +340,11 @@ impl Worker {
                 since: self.since.get(&peer).copied(),
                 counters: self.counters(peer).clone(),
             };
-            roster.set((peer, 0), line);
+            self.roster.set((peer, 0), line);
         }
-        self.counters.retain(|peer, _| roster.contains(&(*peer, 0)));
-        roster.set_online(!self.closed && self.online_when.is_met(&roster));
-        self.roster = roster.clone();
-        self.published.set(roster);
+        let online = !self.closed && self.online_when.is_met(&self.roster);
+        self.roster.set_online(online);
+        self.published.set(self.roster.clone());
     }
 }
 
@@ -346,173 +357,4 @@ impl Drop for Worker {
         self.inbox.close();
         self.published.set(Roster::default());
     }
-}
-
-/// Reads from one producer.
-struct Reader {
-    tasks: Tasks,
-    connections: Connections,
-    subscribe: Subscribe,
-    subscription: Arc<Subscription>,
-    inbox: Arc<Inbox>,
-    events: mpsc::Sender<Event>,
-}
-
-/// How a subscription has ended.
-enum End {
-    Refused(Refusal),
-    /// The producer has ended it.
-    Code(CloseCode),
-    Failed(LinkError),
-}
-
-impl From<LinkError> for End {
-    fn from(error: LinkError) -> Self {
-        match error {
-            LinkError::Stream(StreamError::Reset(code)) => Self::Code(code),
-            error => Self::Failed(error),
-        }
-    }
-}
-
-impl From<StreamError> for End {
-    fn from(error: StreamError) -> Self {
-        LinkError::from(error).into()
-    }
-}
-
-impl From<ConnectionError> for End {
-    fn from(error: ConnectionError) -> Self {
-        LinkError::from(error).into()
-    }
-}
-
-impl Reader {
-    async fn run(mut self) {
-        let cancelled = self.subscription.cancelled.clone();
-        let end = crate::select! {
-            // Whoever has cancelled it knows.
-            () = cancelled.cancelled() => return,
-            result = self.read() => match result {
-                Ok(()) => End::Code(CloseCode::STREAM_ENDED),
-                Err(end) => end,
-            },
-        };
-        let attempt = self.subscription.attempt;
-        let event = match end {
-            End::Refused(refusal) => Event::Refused { attempt, refusal },
-            End::Code(code) => Event::Ended {
-                attempt,
-                code: Some(code),
-            },
-            End::Failed(error) => {
-                let peer = self.subscription.peer;
-                tracing::debug!(peer = %peer.short(), %error, "a subscription has failed");
-                Event::Ended {
-                    attempt,
-                    code: None,
-                }
-            }
-        };
-        self.tell(event).await;
-    }
-
-    /// Reads until the producer ends.
-    async fn read(&mut self) -> Result<(), End> {
-        let lease = self
-            .connections
-            .lease(self.subscription.peer, STREAMS_ALPN)
-            .await?;
-        let lease = &**self.subscription.lease.get_or_init(|| Arc::new(lease));
-        let asked = self
-            .tasks
-            .timeout(REPLY_TIMEOUT, "reply to a subscription", self.ask(lease));
-        let Some(asked) = asked.await else {
-            return Err(StreamError::Reset(CloseCode::TIMED_OUT).into());
-        };
-        let (mut frames, accepted) = asked?;
-        self.inbox.begin(self.subscription.attempt, accepted);
-        if self.subscription.cancelled.is_cancelled() {
-            // Whoever has cancelled it may have looked before there was anything to end.
-            self.inbox.end(self.subscription.attempt);
-            return Ok(());
-        }
-        self.tell(Event::Began {
-            attempt: self.subscription.attempt,
-            accepted,
-        })
-        .await;
-        let mut position = Position::new(accepted.first);
-        while let Some(frame) = next(&mut frames, lease).await? {
-            let len = frame.len();
-            let segment = Segment::parse(frame).map_err(|error| violation(lease, &error))?;
-            let count = segment.left();
-            let missing = position
-                .advance(segment.next_sequence(), count)
-                .map_err(|error| violation(lease, &error))?;
-            if missing > 0 {
-                self.tell(Event::Missing {
-                    attempt: self.subscription.attempt,
-                    datums: missing,
-                })
-                .await;
-            }
-            let from = self.subscription.clone();
-            let mut delivery = Some(Delivery { segment, from });
-            poll_fn(|cx| {
-                self.inbox
-                    .poll_push(cx, self.subscription.attempt, &mut delivery)
-            })
-            .await;
-            self.subscription.counters.add(count.into(), len);
-        }
-        Ok(())
-    }
-
-    /// Asks for the subscription.
-    async fn ask(&self, lease: &Lease) -> Result<(FrameReader, Accepted), End> {
-        let stream = lease.connection().open().await?;
-        let (mut send, recv): (Box<dyn SendStream>, Box<dyn RecvStream>) = stream;
-        let mut frame = BytesMut::new();
-        encode_frame(&self.subscribe, HANDSHAKE_LEN_MAX, &mut frame).map_err(LinkError::from)?;
-        write_all(&mut send, &mut frame.freeze()).await?;
-        send.finish();
-        let mut frames = FrameReader::new(recv, FRAME_LEN_MAX);
-        let Some(reply) = next(&mut frames, lease).await? else {
-            return Err(StreamError::Reset(CloseCode::CANCELLED).into());
-        };
-        match decode(&reply) {
-            Ok(Reply::Accepted(accepted)) => Ok((frames, accepted)),
-            Ok(Reply::Refused(refusal)) => Err(End::Refused(refusal)),
-            Err(error) => Err(violation(lease, &error)),
-        }
-    }
-
-    async fn tell(&self, event: Event) {
-        // Fails only where the consumer has ended.
-        let _ = self.events.send(event).await;
-    }
-}
-
-async fn next(frames: &mut FrameReader, lease: &Lease) -> Result<Option<Bytes>, End> {
-    match frames.next().await {
-        Ok(frame) => Ok(frame),
-        Err(FrameReadError::Stream(error)) => Err(error.into()),
-        Err(FrameReadError::Frame(error)) => {
-            let error = LinkError::from(error);
-            lease.report_violation(&error);
-            Err(error.into())
-        }
-        Err(FrameReadError::Truncated) => {
-            lease.report_violation(&LinkError::Truncated);
-            Err(LinkError::Truncated.into())
-        }
-    }
-}
-
-/// A producer that breaks the protocol loses its connection, and is told why.
-fn violation(lease: &Lease, error: &impl std::fmt::Display) -> End {
-    let error = LinkError::Violation(error.to_string());
-    lease.report_violation(&error);
-    error.into()
 }

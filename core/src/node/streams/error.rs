@@ -5,6 +5,7 @@ use std::fmt;
 use super::producer::Producer;
 use crate::datum::EncodeError;
 use crate::id::{Digest, StreamId};
+use crate::protocol::streams::CriteriaError;
 use crate::protocol::streams::segment::DATUM_LEN_MAX;
 
 /// A producer cannot be made.
@@ -27,6 +28,9 @@ pub enum ProducerError<D> {
         /// The fingerprint of the datums of the one that was to be made.
         requested: Digest,
     },
+    /// The producer was to send no bytes at all.
+    #[error("with an egress of zero bytes per second nothing would ever be sent")]
+    NoEgress,
     /// This node produces as many streams as an entry of the catalog can name.
     #[error("this node produces {0} streams already, and no more can be announced")]
     TooMany(usize),
@@ -45,6 +49,9 @@ impl<D> fmt::Debug for ProducerError<D> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsumerError {
+    /// The criteria cannot be sent to producers.
+    #[error(transparent)]
+    Criteria(#[from] CriteriaError),
     /// The node is shutting down.
     #[error("the node is shutting down")]
     ShuttingDown,

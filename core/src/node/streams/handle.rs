@@ -14,9 +14,10 @@ use super::consumer::{self, Consumer, ConsumerBuilder, ConsumerSettings};
 use super::consumer_worker;
 use super::error::{ConsumerError, ProducerError};
 use super::inbox::Inbox;
-use super::producer::{Core, Handle, Producer, ProducerBuilder, ProducerSettings};
+use super::producer::{Core, Handle, Producer, ProducerBuilder, ProducerSettings, Queue};
 use super::producer_worker::{self, Event, Request};
 use super::roster::Roster;
+use super::undelivered;
 use crate::datum::Datum;
 use crate::id::{Digest, PeerId, StreamId};
 use crate::node::connections::{Connections, Listener};
@@ -128,7 +129,10 @@ impl Streams {
     pub fn consume<D: Datum>(&self) -> Consumer<D> {
         match self.consumer::<D>().build() {
             Ok(consumer) => consumer,
-            Err(ConsumerError::ShuttingDown) => self.ended_consumer(),
+            Err(error) => {
+                tracing::warn!(%error, "a stream cannot be consumed");
+                self.ended_consumer()
+            }
         }
     }
 
@@ -139,10 +143,13 @@ impl Streams {
 
     pub(super) fn build_producer<D: Datum>(
         &self,
-        settings: ProducerSettings,
+        settings: ProducerSettings<D>,
     ) -> Result<Producer<D>, ProducerError<D>> {
         let schema = D::schema();
         let stream = settings.stream.unwrap_or_else(D::stream_id);
+        if settings.max_egress == Some(0) {
+            return Err(ProducerError::NoEgress);
+        }
         if self.0.shutdown.is_cancelled() {
             return Err(ProducerError::ShuttingDown);
         }
@@ -166,7 +173,18 @@ impl Streams {
         }
         let generation = registry.generations;
         registry.generations += 1;
-        let core = self.core(stream, settings.buffer_size);
+        let core = self.core(
+            stream,
+            &Queue {
+                buffer_size: settings.buffer_size,
+                max_egress: settings.max_egress,
+                keeps_undelivered: settings.undelivered.is_some(),
+            },
+        );
+        if let Some(sink) = settings.undelivered {
+            let passing_on = undelivered::pass_on(core.clone(), self.0.tasks.clone(), sink);
+            self.0.tasks.spawn("pass on undelivered datums", passing_on);
+        }
         let instance = ProducerInstance::from_bytes(self.0.tasks.runtime().seed("producer"));
         let requests = producer_worker::start(
             &self.0.tasks,
@@ -193,14 +211,19 @@ impl Streams {
         Ok(Producer::new(handle))
     }
 
-    fn core(&self, stream: StreamId, buffer_size: usize) -> Arc<Core> {
+    fn core(&self, stream: StreamId, queue: &Queue) -> Arc<Core> {
         let runtime = self.0.tasks.runtime().clone();
         let retire = self.0.shutdown.child_token();
-        Arc::new(Core::new(stream, buffer_size, runtime, retire))
+        Arc::new(Core::new(stream, queue, runtime, retire))
     }
 
     fn ended_producer<D: Datum>(&self) -> Producer<D> {
-        let core = self.core(D::stream_id(), 0);
+        let nothing = Queue {
+            buffer_size: 0,
+            max_egress: None,
+            keeps_undelivered: false,
+        };
+        let core = self.core(D::stream_id(), &nothing);
         core.fanout.close();
         Producer::new(Arc::new(Handle(core)))
     }
@@ -212,6 +235,9 @@ impl Streams {
         if self.0.shutdown.is_cancelled() {
             return Err(ConsumerError::ShuttingDown);
         }
+        if let Some(criteria) = &settings.criteria {
+            criteria.check()?;
+        }
         let schema = D::schema();
         let stream = settings.stream.unwrap_or_else(D::stream_id);
         let parts = self.consumer_parts(stream, settings.buffer_size);
@@ -221,11 +247,15 @@ impl Streams {
             &self.0.connections,
             &self.0.discovery,
             consumer_worker::Start {
-                stream,
-                schema,
-                number: ConsumerNumber(self.0.consumers.fetch_add(1, Ordering::Relaxed)),
-                machine: consumer_machine::Machine::new(schema, settings.backoff, rng),
+                subscribe: Subscribe {
+                    stream,
+                    schema,
+                    consumer: ConsumerNumber(self.0.consumers.fetch_add(1, Ordering::Relaxed)),
+                    criteria: settings.criteria,
+                },
+                machine: consumer_machine::Machine::new(schema, settings.config, rng),
                 predicates: settings.predicates,
+                preferences: settings.preferences,
                 online_when: settings.online_when,
                 inbox: parts.inbox.clone(),
                 roster: parts.roster.clone(),
@@ -308,7 +338,7 @@ impl Streams {
             .timeout(SUBSCRIBE_TIMEOUT, "what a peer wants", link.recv())
             .await;
         let peer = link.peer();
-        let (lease, mut send, _) = link.into_parts();
+        let (lease, mut send, frames) = link.into_parts();
         let subscribe = match asked {
             Some(Ok(Some(subscribe))) => subscribe,
             // It has broken the protocol, or left: the link has dealt with that.
@@ -324,7 +354,8 @@ impl Streams {
             subscribe,
             lease,
             send,
-            permit,
+            frames,
+            permit: Some(permit),
         };
         let refused = match requests {
             None => Some((request, Refusal::UnknownStream)),

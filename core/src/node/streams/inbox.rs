@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::consumer_worker::Subscription;
+use super::reader::Subscription;
 use crate::protocol::streams::Accepted;
 use crate::protocol::streams::consumer::{AttemptId, Span};
 use crate::protocol::streams::segment::Segment;
@@ -117,7 +117,7 @@ impl Inbox {
         };
         let datums = u64::from(delivery.segment.left());
         if let Some(span) = state.spans.get_mut(&attempt) {
-            span.next = delivery.segment.next_sequence() + datums;
+            span.next = delivery.segment.end();
         }
         state.datums += datums;
         state.bytes += delivery.segment.len();

@@ -12,9 +12,13 @@ mod error;
 mod fanout;
 mod handle;
 mod inbox;
+mod preference;
 mod producer;
 mod producer_worker;
+mod reader;
 mod roster;
+mod undelivered;
+mod writer;
 
 pub use crate::node::events::Events;
 pub use condition::{Online, Subscribed, Subscribers, When};

@@ -16,12 +16,15 @@ use super::error::{ProducerError, SendError, TrySendError};
 use super::fanout::{Fanout, PushError};
 use super::handle::Streams;
 use super::roster::{Roster, Stats};
+use super::undelivered::{self, UndeliveredSink};
 use crate::datum::Datum;
 use crate::id::{PeerId, StreamId};
 use crate::node::events::Events;
 use crate::node::watched::Watched;
 use crate::protocol::discovery::PeerEntry;
+use crate::protocol::streams::egress::BURST;
 use crate::protocol::streams::producer::{Config, Event};
+use crate::protocol::streams::segment::SEGMENT_LEN;
 use crate::runtime::{Clock, Runtime};
 
 /// The most datums in a producer's queue, unless another number is given.
@@ -68,24 +71,47 @@ pub(super) struct Core {
     /// Cancelled when the producer is to end.
     pub(super) retire: CancellationToken,
     pub(super) runtime: Arc<dyn Runtime>,
+    /// The most bytes per second that a consumer is sent.
+    pub(super) max_egress: Option<u64>,
     senders: AtomicU64,
+}
+
+/// What a [`Core`] is made with.
+pub(super) struct Queue {
+    pub(super) buffer_size: usize,
+    pub(super) max_egress: Option<u64>,
+    pub(super) keeps_undelivered: bool,
+}
+
+impl Queue {
+    /// Segments are short where consumers are sent little, so that they get it evenly.
+    fn segment_len(&self) -> usize {
+        let burst = |rate: u64| {
+            let len = u128::from(rate) * BURST.as_millis() / 1_000;
+            usize::try_from(len).unwrap_or(usize::MAX)
+        };
+        self.max_egress
+            .map_or(SEGMENT_LEN, |rate| burst(rate).clamp(1, SEGMENT_LEN))
+    }
 }
 
 impl Core {
     pub(super) fn new(
         stream: StreamId,
-        buffer_size: usize,
+        queue: &Queue,
         runtime: Arc<dyn Runtime>,
         retire: CancellationToken,
     ) -> Self {
         let (events, _) = broadcast::channel(crate::node::events::BACKLOG);
+        let segment_len = queue.segment_len();
         Self {
             stream,
-            fanout: Fanout::new(buffer_size),
+            fanout: Fanout::new(queue.buffer_size, segment_len, queue.keeps_undelivered),
             roster: Arc::new(Watched::new(Roster::default())),
             events,
             retire,
             runtime,
+            max_egress: queue.max_egress,
             senders: AtomicU64::new(0),
         }
     }
@@ -242,17 +268,18 @@ impl<D> fmt::Debug for Producer<D> {
 #[must_use]
 pub struct ProducerBuilder<D> {
     streams: Streams,
-    pub(super) settings: ProducerSettings,
-    datum: PhantomData<fn(D)>,
+    settings: ProducerSettings<D>,
 }
 
 /// What a [`ProducerBuilder`] collects.
-pub(super) struct ProducerSettings {
+pub(super) struct ProducerSettings<D> {
     pub(super) stream: Option<StreamId>,
     pub(super) buffer_size: usize,
     pub(super) predicates: Vec<Predicate>,
     pub(super) online_when: Subscribers,
     pub(super) config: Config,
+    pub(super) max_egress: Option<u64>,
+    pub(super) undelivered: Option<UndeliveredSink<D>>,
 }
 
 impl<D: Datum> ProducerBuilder<D> {
@@ -263,12 +290,10 @@ impl<D: Datum> ProducerBuilder<D> {
             predicates: Vec::new(),
             online_when: Subscribers::default(),
             config: Config::default(),
+            max_egress: None,
+            undelivered: None,
         };
-        Self {
-            streams,
-            settings,
-            datum: PhantomData,
-        }
+        Self { streams, settings }
     }
 
     /// Names the stream. Default: the name that follows from the datums' type.
@@ -292,9 +317,37 @@ impl<D: Datum> ProducerBuilder<D> {
         self.require(predicate)
     }
 
-    /// The most consumers. Default, and most: 16,384.
+    /// The most consumers. Default, and most: 16,384. Others wait, and get a place each when one becomes free, in the
+    /// order in which they came.
     pub const fn with_max_consumers(mut self, max: usize) -> Self {
         self.settings.config.max_consumers = max;
+        self
+    }
+
+    /// The most consumers that wait for a place. Default, and most: 1,024. Further ones are refused, and ask again
+    /// later.
+    pub const fn with_max_waiting(mut self, max: usize) -> Self {
+        self.settings.config.max_waiting = max;
+        self
+    }
+
+    /// The most bytes per second that each consumer is sent; what has been sent less in the past 50 ms may be made up
+    /// for. Default: no limit. As the queue is shared, datums are taken in no faster either, once it is full. A
+    /// consumer that waits only for this never lags.
+    pub const fn with_max_egress(mut self, bytes_per_second: u64) -> Self {
+        self.settings.max_egress = Some(bytes_per_second);
+        self
+    }
+
+    /// Gives to `sink` the datums that were sent and that no consumer was sent: since nobody was subscribed, nobody's
+    /// criteria chose them, or those who were to get them left before. What was handed to a connection counts as
+    /// sent, even if the connection is lost. Each comes once; some may come later than those sent after them. While the sink is not
+    /// ready the queue fills. When it fails, no more are given. Default: they are dropped.
+    ///
+    /// Without consumers, datums are sent only where [`online_when`](Self::online_when) says so. Of each datum that is
+    /// encoded a note is kept until it is taken, and none is sent without a copy.
+    pub fn with_undelivered_sink(mut self, sink: impl Sink<D> + Send + 'static) -> Self {
+        self.settings.undelivered = Some(undelivered::sink(sink));
         self
     }
 
@@ -305,8 +358,8 @@ impl<D: Datum> ProducerBuilder<D> {
         self
     }
 
-    /// Whether a consumer is disconnected that takes nothing from a full queue for a second (default), or may
-    /// hold up the producer for as long as it likes.
+    /// Whether a consumer is disconnected that takes nothing from a full queue for a second (default), with
+    /// [`STREAM_TOO_SLOW`](crate::wire::CloseCode::STREAM_TOO_SLOW), or may hold up the producer for as long as it likes.
     pub const fn disconnect_lagging(mut self, disconnect: bool) -> Self {
         self.settings.config.disconnect_lagging = disconnect;
         self
@@ -325,14 +378,5 @@ impl<D: Datum> ProducerBuilder<D> {
     /// [`ProducerError`]; where the producer is there already, the error holds it.
     pub fn build(self) -> Result<Producer<D>, ProducerError<D>> {
         self.streams.build_producer(self.settings)
-    }
-}
-
-impl<D> fmt::Debug for ProducerBuilder<D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProducerBuilder")
-            .field("stream", &self.settings.stream)
-            .field("config", &self.settings.config)
-            .finish_non_exhaustive()
     }
 }

@@ -3,40 +3,39 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::ops::ControlFlow;
-use std::sync::{Arc, OnceLock};
-use std::task::Poll;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::condition::{Predicate, Subscribers};
-use super::fanout::Taken;
 use super::handle::Streams;
 use super::producer::Core;
 use super::roster::{Counters, Key, Line, Roster, SubscriptionState, entry};
-use crate::id::PeerId;
+use super::writer::{End, Grant, Verdict, serve, wait};
+use crate::id::{PeerId, UniqueId};
 use crate::node::connections::Lease;
 use crate::node::discovery::{CatalogWatch, Discovery};
 use crate::node::driver::{Host, drive};
-use crate::node::framed::write_all;
+use crate::node::framed::{FrameReader, write_all};
 use crate::node::tasks::Tasks;
 use crate::protocol::discovery::Catalog;
 use crate::protocol::streams::producer::{self as machine, Input, Machine, Output, SubscriptionId};
 use crate::protocol::streams::{Accepted, HANDSHAKE_LEN_MAX, Refusal, Reply, Subscribe};
-use crate::runtime::{Clock, SendStream, StreamError};
+use crate::runtime::{Clock, SendStream};
 use crate::time::Duration;
 use crate::wire::{CloseCode, encode_frame};
 
 /// What waits for the worker. Beyond it, who asks for a subscription waits.
 const EVENTS_MAX: usize = 256;
 /// How long a peer is given to take a refusal, or the end of a stream.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// All that can happen around the machine.
 pub(super) enum Event {
     Request(Request),
     Ended(SubscriptionId),
+    Leave(SubscriptionId),
     Catalog(Catalog),
     QueueFull,
     Retire,
@@ -48,8 +47,10 @@ pub(super) struct Request {
     pub(super) subscribe: Subscribe,
     pub(super) lease: Arc<Lease>,
     pub(super) send: Box<dyn SendStream>,
+    /// Where the consumer says that it leaves.
+    pub(super) frames: FrameReader,
     /// Counts it among those that are not answered yet.
-    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Request {
@@ -69,7 +70,7 @@ impl Request {
     }
 }
 
-fn encode_reply(reply: &Reply) -> Result<Bytes, crate::wire::FrameError> {
+pub(super) fn encode_reply(reply: &Reply) -> Result<Bytes, crate::wire::FrameError> {
     let mut frame = BytesMut::new();
     encode_frame(reply, HANDSHAKE_LEN_MAX, &mut frame)?;
     Ok(frame.freeze())
@@ -113,7 +114,9 @@ pub(super) fn start(tasks: &Tasks, discovery: &Discovery, start: Start) -> mpsc:
         catalog: discovery.catalog(),
         events: events.clone(),
         requests: BTreeMap::new(),
+        waiting: BTreeMap::new(),
         live: BTreeMap::new(),
+        finishing: Vec::new(),
         leaving: Vec::new(),
         next_id: 0,
         roster: Roster::default(),
@@ -153,11 +156,11 @@ struct Live {
     end: Arc<End>,
 }
 
-/// How this side ends a subscription.
-#[derive(Default)]
-struct End {
-    code: OnceLock<CloseCode>,
-    cancelled: CancellationToken,
+/// A consumer that waits for a place.
+struct Waiting {
+    peer: PeerId,
+    subscribe: Subscribe,
+    verdict: oneshot::Sender<Verdict>,
 }
 
 struct Worker {
@@ -171,7 +174,11 @@ struct Worker {
     events: mpsc::Sender<Event>,
     /// Requests that the machine has not answered yet.
     requests: BTreeMap<SubscriptionId, Request>,
+    /// Those who wait for a place.
+    waiting: BTreeMap<SubscriptionId, Waiting>,
     live: BTreeMap<SubscriptionId, Live>,
+    /// Subscriptions that are to end, once they have got what is queued, since this turn.
+    finishing: Vec<SubscriptionId>,
     /// Subscriptions that have ended in this turn, and still have their place in the queue.
     leaving: Vec<SubscriptionId>,
     next_id: u64,
@@ -201,17 +208,22 @@ impl Host for Worker {
                 Some(input)
             }
             Event::Ended(id) => {
+                self.waiting.remove(&id);
                 self.live.remove(&id);
                 self.leaving.push(id);
                 Some(Input::Ended(id))
             }
+            Event::Leave(id) => Some(Input::Leave(id)),
             Event::Catalog(catalog) => {
-                self.catalog = catalog;
-                self.roster_changed |= self.roster.refresh(&self.catalog);
+                let before = std::mem::replace(&mut self.catalog, catalog);
+                let touched = self.catalog.touched_since(&before);
+                self.roster_changed |= self.roster.refresh(&self.catalog, &touched);
                 if self.predicates.is_empty() {
                     return None;
                 }
-                let peers = self.live.values().map(|live| live.peer);
+                let waiting = self.waiting.values().map(|waiting| waiting.peer);
+                let peers = self.live.values().map(|live| live.peer).chain(waiting);
+                let peers = peers.filter(|peer| touched.contains(peer));
                 Some(Input::Verdicts(
                     peers.map(|peer| (peer, self.accepts(&peer))).collect(),
                 ))
@@ -224,8 +236,20 @@ impl Host for Worker {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Accept { id, instance } => self.accept(id, instance),
+            Output::Wait { id, max } => self.let_wait(id, max),
+            Output::Finish(id) => {
+                // Who leaves is not sent to any more, so it counts no more.
+                if let Some(live) = self.live.get(&id) {
+                    self.roster.remove(&key(live.peer, id));
+                    self.roster_changed = true;
+                    self.finishing.push(id);
+                }
+            }
             Output::Refuse { id, refusal } => {
-                if let Some(request) = self.requests.remove(&id) {
+                if let Some(waiting) = self.waiting.remove(&id) {
+                    // Fails where it has just left.
+                    let _ = waiting.verdict.send(Verdict::Refused(refusal));
+                } else if let Some(request) = self.requests.remove(&id) {
                     let tasks = self.tasks.clone();
                     self.tasks.spawn("refuse", async move {
                         request.refuse(refusal, &tasks).await;
@@ -233,15 +257,18 @@ impl Host for Worker {
                 }
             }
             Output::Disconnect { id, code } => {
+                if let Some(waiting) = self.waiting.remove(&id) {
+                    let _ = waiting.verdict.send(Verdict::Ended(code));
+                }
                 if let Some(live) = self.live.remove(&id) {
-                    // Set once: the machine ends a subscription once.
-                    let _ = live.end.code.set(code);
-                    live.end.cancelled.cancel();
+                    live.end.with(code);
                 }
                 self.leaving.push(id);
             }
             Output::Examine => {
-                let (full, waiting) = self.core.fanout.examine();
+                let (full, mut waiting) = self.core.fanout.examine();
+                // Who is sent no more than it may be is not to blame.
+                waiting.retain(|(id, _)| self.live.get(id).is_none_or(|live| !live.end.is_held()));
                 self.follow_ups.push_back(Input::Examined { full, waiting });
             }
             Output::Drain => {
@@ -276,6 +303,9 @@ impl Host for Worker {
         }
         // Only now: the queue is never without the last subscription and still online, which would let a `Sink`
         // send to nobody.
+        for id in self.finishing.drain(..) {
+            self.core.fanout.finish(id);
+        }
         for id in self.leaving.drain(..) {
             self.core.fanout.unsubscribe(id);
         }
@@ -296,14 +326,15 @@ impl Worker {
         entry.is_some_and(|entry| self.predicates.iter().all(|predicate| predicate(entry)))
     }
 
-    fn accept(&mut self, id: SubscriptionId, instance: crate::id::UniqueId) {
-        let Some(request) = self.requests.remove(&id) else {
-            return;
+    fn accept(&mut self, id: SubscriptionId, instance: UniqueId) {
+        let (peer, subscribe, verdict) = match (self.waiting.remove(&id), self.requests.get(&id)) {
+            (Some(waiting), _) => (waiting.peer, waiting.subscribe, Some(waiting.verdict)),
+            (None, Some(request)) => (request.peer, request.subscribe.clone(), None),
+            (None, None) => return,
         };
-        let peer = request.peer;
-        let counters = Arc::new(Counters::default());
         let end = Arc::new(End::default());
-        let first = self.core.fanout.subscribe(id);
+        let counters = Arc::new(Counters::default());
+        let first = self.core.fanout.subscribe(id, subscribe.criteria);
         let line = Line {
             entry: entry(&self.catalog, &peer),
             state: SubscriptionState::Subscribed,
@@ -319,17 +350,40 @@ impl Worker {
                 end: end.clone(),
             },
         );
-        let writer = Writer {
+        let grant = Grant {
             tasks: self.tasks.clone(),
             core: self.core.clone(),
             id,
-            send: request.send,
-            _lease: request.lease,
+            accepted: Accepted { instance, first },
             counters,
+            end,
+            events: self.events.clone(),
         };
-        let events = self.events.clone();
-        self.tasks.spawn("stream writer", async move {
-            writer.run(Accepted { instance, first }, &end).await;
+        if let Some(verdict) = verdict {
+            // Fails where it has just left, and says so.
+            let _ = verdict.send(Verdict::Accepted(grant));
+        } else if let Some(request) = self.requests.remove(&id) {
+            self.tasks.spawn("stream writer", serve(request, grant));
+        }
+    }
+
+    fn let_wait(&mut self, id: SubscriptionId, max: u64) {
+        let Some(request) = self.requests.remove(&id) else {
+            return;
+        };
+        let (verdict, decided) = oneshot::channel();
+        self.waiting.insert(
+            id,
+            Waiting {
+                peer: request.peer,
+                subscribe: request.subscribe.clone(),
+                verdict,
+            },
+        );
+        let (tasks, events) = (self.tasks.clone(), self.events.clone());
+        self.tasks.spawn("waiting consumer", async move {
+            wait(request, max, decided, &tasks).await;
+            // The machine knows already where it has decided itself.
             let _ = events.send(Event::Ended(id)).await;
         });
     }
@@ -341,7 +395,7 @@ impl Drop for Worker {
         self.streams.retired(self.core.stream, self.generation);
         self.core.fanout.close();
         for (id, live) in &self.live {
-            live.end.cancelled.cancel();
+            live.end.with(CloseCode::CANCELLED);
             self.core.fanout.unsubscribe(*id);
         }
         for id in &self.leaving {
@@ -353,78 +407,4 @@ impl Drop for Worker {
 
 const fn key(peer: PeerId, id: SubscriptionId) -> Key {
     (peer, id.0)
-}
-
-/// Writes to one consumer.
-struct Writer {
-    tasks: Tasks,
-    core: Arc<Core>,
-    id: SubscriptionId,
-    send: Box<dyn SendStream>,
-    _lease: Arc<Lease>,
-    counters: Arc<Counters>,
-}
-
-impl Writer {
-    async fn run(mut self, accepted: Accepted, end: &End) {
-        crate::select! {
-            () = end.cancelled.cancelled() => {
-                self.send.reset(end.code.get().copied().unwrap_or(CloseCode::CANCELLED));
-            },
-            result = self.write(accepted) => if let Err(error) = result {
-                tracing::debug!(%error, "a consumer is gone");
-            },
-        }
-    }
-
-    /// Writes all that is sent until the producer ends.
-    async fn write(&mut self, accepted: Accepted) -> Result<(), StreamError> {
-        let Ok(reply) = encode_reply(&Reply::Accepted(accepted)) else {
-            return Err(StreamError::Closed);
-        };
-        let mut chunks = vec![reply];
-        let mut written = 0;
-        poll_fn(|cx| {
-            loop {
-                while written < chunks.len() {
-                    match self.send.poll_write(cx, &mut chunks[written..]) {
-                        Poll::Pending => return Poll::Pending,
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                        Poll::Ready(Ok(_)) => {
-                            while chunks.get(written).is_some_and(Bytes::is_empty) {
-                                written += 1;
-                            }
-                        }
-                    }
-                }
-                chunks.clear();
-                written = 0;
-                match self.core.fanout.poll_take(cx, self.id, &mut chunks) {
-                    Poll::Ready(Taken::Segments(datums)) => {
-                        self.counters
-                            .add(datums, chunks.iter().map(Bytes::len).sum());
-                    }
-                    Poll::Ready(Taken::End) => return Poll::Ready(Ok(())),
-                    // Nothing to write, so that only this tells that the consumer has left.
-                    Poll::Pending => {
-                        return match self.send.poll_stopped(cx) {
-                            Poll::Pending => Poll::Pending,
-                            Poll::Ready(Ok(code)) => Poll::Ready(Err(StreamError::Stopped(
-                                code.unwrap_or(CloseCode::NONE),
-                            ))),
-                            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-                        };
-                    }
-                }
-            }
-        })
-        .await?;
-        self.send.finish();
-        let taken = poll_fn(|cx| self.send.poll_stopped(cx));
-        let _ = self
-            .tasks
-            .timeout(FAREWELL_TIMEOUT, "end of a stream", taken)
-            .await;
-        Ok(())
-    }
 }

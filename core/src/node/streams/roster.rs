@@ -1,10 +1,12 @@
 //! Who is at the other end of a stream, and how it goes with each.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use im::OrdMap;
+use im::ordmap::DiffItem;
 
 use crate::id::PeerId;
 use crate::protocol::discovery::{Catalog, PeerEntry};
@@ -30,6 +32,21 @@ pub(super) struct Line {
     /// Since when it is subscribed.
     pub(super) since: Option<Instant>,
     pub(super) counters: Arc<Counters>,
+}
+
+impl PartialEq for Line {
+    /// Whether it is the same line, in the same state.
+    fn eq(&self, other: &Self) -> bool {
+        let entries = match (&self.entry, &other.entry) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        };
+        entries
+            && self.state == other.state
+            && self.since == other.since
+            && Arc::ptr_eq(&self.counters, &other.counters)
+    }
 }
 
 /// How much has come, or gone, through a subscription.
@@ -63,12 +80,21 @@ impl Roster {
 
     /// The entries of those who are subscribed, as far as they are known.
     pub(super) fn entries(&self) -> impl Iterator<Item = &PeerEntry> {
-        let subscribed = self.lines.values().filter(|line| line.is_subscribed());
-        subscribed.filter_map(|line| line.entry.as_deref())
+        self.lines.values().filter_map(Line::subscribed_entry)
     }
 
-    pub(super) fn contains(&self, key: &Key) -> bool {
-        self.lines.contains_key(key)
+    /// What is not as it was in `former`: the lines, each with the entry of its peer where that is subscribed and known. Takes
+    /// time in proportion to what was changed since, where `former` is a former state of this roster.
+    pub(super) fn changes_since(&self, former: &Self) -> Vec<(Key, Option<&PeerEntry>)> {
+        let changes = former.lines.diff(&self.lines).map(|item| match item {
+            DiffItem::Add(key, line)
+            | DiffItem::Update {
+                new: (key, line), ..
+            } => (*key, line.subscribed_entry()),
+            DiffItem::Remove(key, _) => (*key, None),
+        });
+        // The iterator borrows both.
+        changes.collect()
     }
 
     /// The peers that are subscribed; one that has several subscriptions is given once for each.
@@ -90,19 +116,21 @@ impl Roster {
         }
     }
 
-    /// Takes in what the catalog says now of the peers that are here; `false` where nothing is new.
-    pub(super) fn refresh(&mut self, catalog: &Catalog) -> bool {
+    /// Takes in what the catalog says now of those of the peers here that are `touched`; `false` where nothing is new.
+    pub(super) fn refresh(&mut self, catalog: &Catalog, touched: &BTreeSet<PeerId>) -> bool {
         let mut changed = Vec::new();
-        for (key, line) in &self.lines {
-            let known = line.entry.as_ref().map(|entry| entry.version());
-            if catalog.get(&key.0).map(PeerEntry::version) != known {
-                changed.push((
-                    *key,
-                    Line {
-                        entry: entry(catalog, &key.0),
-                        ..line.clone()
-                    },
-                ));
+        for peer in touched {
+            for (key, line) in self.lines.range((*peer, 0)..=(*peer, u64::MAX)) {
+                let known = line.entry.as_ref().map(|entry| entry.version());
+                if catalog.get(peer).map(PeerEntry::version) != known {
+                    changed.push((
+                        *key,
+                        Line {
+                            entry: entry(catalog, peer),
+                            ..line.clone()
+                        },
+                    ));
+                }
             }
         }
         let any = !changed.is_empty();
@@ -140,8 +168,15 @@ impl Roster {
 }
 
 impl Line {
+    fn subscribed_entry(&self) -> Option<&PeerEntry> {
+        self.entry.as_deref().filter(|_| self.is_subscribed())
+    }
+
     fn is_subscribed(&self) -> bool {
-        self.state == SubscriptionState::Subscribed
+        matches!(
+            self.state,
+            SubscriptionState::Subscribed | SubscriptionState::Leaving
+        )
     }
 }
 
@@ -157,10 +192,16 @@ pub(super) fn entry(catalog: &Catalog, peer: &PeerId) -> Option<Arc<PeerEntry>> 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubscriptionState {
+    /// The producer is not asked, since there are enough that are preferred.
+    Standby,
     /// The producer is being asked.
     Connecting,
+    /// The producer has no place free, and has let the consumer wait for one.
+    Waiting,
     /// Datums flow.
     Subscribed,
+    /// The last datums flow: another producer has taken the place of this one.
+    Leaving,
     /// The producer has refused, has ended the subscription or cannot be reached; it is asked again later.
     BackingOff,
     /// The producer's datums are of another type.
@@ -170,8 +211,11 @@ pub enum SubscriptionState {
 impl fmt::Display for SubscriptionState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Standby => "standby",
             Self::Connecting => "connecting",
+            Self::Waiting => "waiting",
             Self::Subscribed => "subscribed",
+            Self::Leaving => "leaving",
             Self::BackingOff => "backing off",
             Self::Unsuitable => "unsuitable",
         })

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Criteria;
 use crate::id::{Digest, StreamId, UniqueId};
 use crate::runtime::Alpn;
 use crate::wire::CloseCode;
@@ -19,7 +20,8 @@ pub struct ConsumerNumber(pub u64);
 /// Names one life of a producer: its sequence numbers are comparable within it, and nowhere else.
 pub type ProducerInstance = UniqueId;
 
-/// What a consumer asks for: the first and only frame it sends.
+/// What a consumer asks for: the first and only frame it sends. When it finishes its half of the stream after that, it
+/// leaves in good order: it is sent what was queued for it, and no more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscribe {
     /// The stream.
@@ -28,13 +30,20 @@ pub struct Subscribe {
     pub schema: Digest,
     /// Which consumer of its node asks. A subscription takes the place of an earlier one of the same consumer.
     pub consumer: ConsumerNumber,
+    /// Which datums it wants; `None` for all.
+    pub criteria: Option<Criteria>,
 }
 
-/// The producer's first frame.
+/// The producer's first frame, and the second where the first is [`Waiting`](Self::Waiting).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
     /// Segments follow.
     Accepted(Accepted),
+    /// All places are taken; another reply follows when one becomes free, or none ever will.
+    Waiting {
+        /// The most consumers that the producer may have.
+        max: u64,
+    },
     /// The stream ends here.
     Refused(Refusal),
 }
@@ -68,7 +77,7 @@ pub enum Refusal {
     /// The producer's predicate does not accept the consumer's node.
     #[error("the producer does not accept this node")]
     Rejected,
-    /// The producer has as many consumers as it may.
+    /// The producer has as many consumers as it may, and as many wait for a place as may.
     #[error("the producer has no place for more than {max} consumers")]
     NoCapacity {
         /// The most consumers it may have.
@@ -77,6 +86,12 @@ pub enum Refusal {
     /// The producer is about to end.
     #[error("the producer is shutting down")]
     ShuttingDown,
+    /// The producer's consumers have as many different criteria as it evaluates.
+    #[error("the producer evaluates no more than {max} different criteria")]
+    TooManyCriteria {
+        /// The most that it evaluates.
+        max: u64,
+    },
 }
 
 impl Refusal {
@@ -87,7 +102,7 @@ impl Refusal {
             Self::UnknownStream => CloseCode::STREAM_NOT_FOUND,
             Self::SchemaDiffers { .. } => CloseCode::STREAM_SCHEMA_DIFFERS,
             Self::Rejected => CloseCode::STREAM_REJECTED,
-            Self::NoCapacity { .. } => CloseCode::STREAM_NO_CAPACITY,
+            Self::NoCapacity { .. } | Self::TooManyCriteria { .. } => CloseCode::STREAM_NO_CAPACITY,
             Self::ShuttingDown => CloseCode::STREAM_ENDED,
         }
     }
@@ -96,6 +111,7 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::streams::criteria::CRITERIA_LEN_MAX;
     use crate::wire;
 
     #[test]
@@ -105,6 +121,7 @@ mod tests {
             stream: StreamId::from_bytes([0xff; 32]),
             schema: digest,
             consumer: ConsumerNumber(u64::MAX),
+            criteria: None,
         };
         let refused = Reply::Refused(Refusal::SchemaDiffers {
             producer: digest,
@@ -114,7 +131,7 @@ mod tests {
             wire::encode(&subscribe).unwrap(),
             wire::encode(&refused).unwrap(),
         ] {
-            assert!(encoded.len() <= HANDSHAKE_LEN_MAX / 16);
+            assert!(encoded.len() + CRITERIA_LEN_MAX <= HANDSHAKE_LEN_MAX);
         }
     }
 }

@@ -5,6 +5,9 @@
 //! subscriptions share; the machine hears only when the queue has become full, and looks at it from time to time
 //! until it no longer is.
 //!
+//! A consumer that asks while all places are taken is told to wait, and is answered in its turn when a place becomes
+//! free. So nobody asks again and again, and nobody who came later is served first.
+//!
 //! ```text
 //!             Retire                 last subscription ended, or drain timeout
 //!   Serving ----------> Draining ------------------------------------------------> Ended
@@ -12,7 +15,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{ConsumerNumber, ProducerInstance, Refusal, Subscribe};
+use super::criteria::CRITERIA_MAX;
+use super::{ConsumerNumber, Criteria, ProducerInstance, Refusal, Subscribe};
 use crate::id::{Digest, PeerId};
 use crate::protocol;
 use crate::time::{Duration, Instant};
@@ -20,6 +24,8 @@ use crate::wire::CloseCode;
 
 /// The most consumers of a producer, whatever it is configured to.
 pub const CONSUMERS_MAX: usize = 16_384;
+/// The most consumers that wait for a place, whatever a producer is configured to.
+pub const WAITING_MAX: usize = 1_024;
 
 /// How often a full queue is looked at within the lag timeout: who is stuck is dropped after the timeout and
 /// at most this part of it more.
@@ -30,6 +36,9 @@ const LOOKS_PER_TIMEOUT: u32 = 8;
 pub struct Config {
     /// The most consumers; at most [`CONSUMERS_MAX`], which is the default.
     pub max_consumers: usize,
+    /// The most consumers that wait for a place; at most [`WAITING_MAX`], which is the default. Who asks beyond is
+    /// refused, and asks again later.
+    pub max_waiting: usize,
     /// Whether a consumer is dropped that holds up the others. Default: yes.
     pub disconnect_lagging: bool,
     /// How long the queue may be full without a datum leaving before those who hold it up are dropped. Default: 1 s.
@@ -43,6 +52,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             max_consumers: CONSUMERS_MAX,
+            max_waiting: WAITING_MAX,
             disconnect_lagging: true,
             lag_timeout: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(5),
@@ -71,8 +81,10 @@ pub enum Input {
     /// Peers' entries have changed: the verdicts of the predicates now, for any of the subscribed peers.
     Verdicts(BTreeMap<PeerId, bool>),
     /// A subscription's stream has ended, whoever has ended it. For subscriptions that the machine has ended
-    /// this may come or not.
+    /// this may come or not. So does the stream of one that waits.
     Ended(SubscriptionId),
+    /// A consumer leaves in good order: it is to get what is queued for it, and no more.
+    Leave(SubscriptionId),
     /// The queue is full: nothing can be sent until a datum leaves. Need not be said again before
     /// [`Examined`](Self::Examined) has said that it no longer is.
     QueueFull,
@@ -98,14 +110,24 @@ pub enum Output {
         /// The life of the producer that its sequence numbers belong to.
         instance: ProducerInstance,
     },
-    /// Refuse a request.
+    /// Tell a consumer to wait. Another [`Accept`](Self::Accept) or [`Refuse`](Self::Refuse) may follow, unless it ends
+    /// before.
+    Wait {
+        /// The request.
+        id: SubscriptionId,
+        /// The most consumers there may be.
+        max: u64,
+    },
+    /// Finish a subscription once it has got what is queued for it now.
+    Finish(SubscriptionId),
+    /// Refuse a request, or one that waits.
     Refuse {
         /// The request.
         id: SubscriptionId,
         /// Why.
         refusal: Refusal,
     },
-    /// End a subscription at once; what is queued for it is lost to it.
+    /// End a subscription, or one that waits, at once; what is queued for it is lost to it.
     Disconnect {
         /// The subscription.
         id: SubscriptionId,
@@ -142,6 +164,13 @@ pub enum Event {
         /// Why this side has ended it; `None` where the consumer has left or cannot be reached.
         code: Option<CloseCode>,
     },
+    /// A consumer waits for a place. It is subscribed or refused later, unless it gives up before.
+    Waiting {
+        /// The subscription to be.
+        id: SubscriptionId,
+        /// The consumer's node.
+        peer: PeerId,
+    },
     /// A consumer was refused.
     Refused {
         /// The consumer's node.
@@ -155,6 +184,7 @@ pub enum Event {
 struct Subscription {
     peer: PeerId,
     consumer: ConsumerNumber,
+    criteria: Option<Criteria>,
 }
 
 /// A queue that is full.
@@ -181,7 +211,12 @@ pub struct Machine {
     instance: ProducerInstance,
     phase: Phase,
     subscriptions: BTreeMap<SubscriptionId, Subscription>,
+    /// Those who wait for a place, the first to come first.
+    waiting: BTreeMap<SubscriptionId, Subscription>,
+    /// Of both.
     by_consumer: BTreeMap<(PeerId, ConsumerNumber), SubscriptionId>,
+    /// The criteria of all subscriptions, and how many have each.
+    criteria: BTreeMap<Criteria, usize>,
     /// What was seen of the queue; `None` while it is not full.
     lag: Option<Lag>,
     outputs: VecDeque<Output>,
@@ -197,7 +232,9 @@ impl Machine {
             instance,
             phase: Phase::Serving,
             subscriptions: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             by_consumer: BTreeMap::new(),
+            criteria: BTreeMap::new(),
             lag: None,
             outputs: VecDeque::new(),
         }
@@ -209,16 +246,25 @@ impl Machine {
         self.subscriptions.len()
     }
 
+    fn max_consumers(&self) -> usize {
+        self.config.max_consumers.min(CONSUMERS_MAX)
+    }
+
     fn subscribe(&mut self, id: SubscriptionId, peer: PeerId, request: &Subscribe, accepted: bool) {
+        if let Err(refusal) = self.admit(request, accepted) {
+            self.refuse(id, peer, refusal);
+            return;
+        }
         let place = (peer, request.consumer);
         let replaced = self.by_consumer.get(&place).copied();
-        if let Err(refusal) = self.admit(request, accepted, replaced.is_some()) {
-            self.outputs.push_back(Output::Refuse {
-                id,
-                refusal: refusal.clone(),
-            });
-            self.outputs
-                .push_back(Output::Event(Event::Refused { peer, refusal }));
+        let has_place = replaced.is_some_and(|id| self.subscriptions.contains_key(&id));
+        let waits = replaced.is_some() && !has_place;
+        let max = self.max_consumers();
+        let is_full = self.subscriptions.len() >= max && !has_place;
+        let max_waiting = self.config.max_waiting.min(WAITING_MAX);
+        if is_full && self.waiting.len() - usize::from(waits) >= max_waiting {
+            let max = max as u64;
+            self.refuse(id, peer, Refusal::NoCapacity { max });
             return;
         }
         // The consumer asks again because it has lost the subscription that still seems alive here.
@@ -228,19 +274,21 @@ impl Machine {
         let subscription = Subscription {
             peer,
             consumer: request.consumer,
+            criteria: request.criteria.clone(),
         };
-        let previous = self.subscriptions.insert(id, subscription);
-        debug_assert!(previous.is_none(), "a name is given once");
         self.by_consumer.insert(place, id);
-        self.outputs.push_back(Output::Accept {
-            id,
-            instance: self.instance,
-        });
-        self.outputs
-            .push_back(Output::Event(Event::Subscribed { id, peer }));
+        if is_full {
+            self.waiting.insert(id, subscription);
+            let max = max as u64;
+            self.outputs.push_back(Output::Wait { id, max });
+            self.outputs
+                .push_back(Output::Event(Event::Waiting { id, peer }));
+        } else {
+            self.accept(id, subscription);
+        }
     }
 
-    fn admit(&self, request: &Subscribe, accepted: bool, has_place: bool) -> Result<(), Refusal> {
+    fn admit(&self, request: &Subscribe, accepted: bool) -> Result<(), Refusal> {
         if self.phase != Phase::Serving {
             return Err(Refusal::ShuttingDown);
         }
@@ -253,27 +301,107 @@ impl Machine {
         if !accepted {
             return Err(Refusal::Rejected);
         }
-        let max = self.config.max_consumers.min(CONSUMERS_MAX);
-        if self.subscriptions.len() >= max && !has_place {
-            return Err(Refusal::NoCapacity { max: max as u64 });
-        }
-        Ok(())
+        self.admit_criteria(request.criteria.as_ref())
     }
 
-    /// Forgets a subscription; `false` where there is none of this name.
-    fn remove(&mut self, id: SubscriptionId, code: Option<CloseCode>) -> bool {
+    /// Each different criteria costs something for each datum.
+    fn admit_criteria(&self, criteria: Option<&Criteria>) -> Result<(), Refusal> {
+        match criteria {
+            Some(new)
+                if self.criteria.len() >= CRITERIA_MAX && !self.criteria.contains_key(new) =>
+            {
+                let max = CRITERIA_MAX as u64;
+                Err(Refusal::TooManyCriteria { max })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn accept(&mut self, id: SubscriptionId, subscription: Subscription) {
+        let peer = subscription.peer;
+        if let Some(criteria) = &subscription.criteria {
+            *self.criteria.entry(criteria.clone()).or_default() += 1;
+        }
+        let previous = self.subscriptions.insert(id, subscription);
+        debug_assert!(previous.is_none(), "a name is given once");
+        self.outputs.push_back(Output::Accept {
+            id,
+            instance: self.instance,
+        });
+        self.outputs
+            .push_back(Output::Event(Event::Subscribed { id, peer }));
+    }
+
+    fn refuse(&mut self, id: SubscriptionId, peer: PeerId, refusal: Refusal) {
+        self.outputs.push_back(Output::Refuse {
+            id,
+            refusal: refusal.clone(),
+        });
+        self.outputs
+            .push_back(Output::Event(Event::Refused { peer, refusal }));
+    }
+
+    /// Gives free places to those who wait, in the order in which they came.
+    fn offer(&mut self) {
+        while self.phase == Phase::Serving
+            && self.subscriptions.len() < self.max_consumers()
+            && let Some((id, subscription)) = self.waiting.pop_first()
+        {
+            match self.admit_criteria(subscription.criteria.as_ref()) {
+                Ok(()) => self.accept(id, subscription),
+                Err(refusal) => {
+                    self.forget_place(&subscription);
+                    self.refuse(id, subscription.peer, refusal);
+                }
+            }
+        }
+    }
+
+    /// Refuses those who wait and of whom `is_refused` says so.
+    fn refuse_waiting(&mut self, refusal: &Refusal, is_refused: impl Fn(&PeerId) -> bool) {
+        let refused: Vec<SubscriptionId> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| is_refused(&waiting.peer))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in refused {
+            if let Some(waiting) = self.waiting.remove(&id) {
+                self.forget_place(&waiting);
+                self.refuse(id, waiting.peer, refusal.clone());
+            }
+        }
+    }
+
+    fn forget_place(&mut self, subscription: &Subscription) {
+        self.by_consumer
+            .remove(&(subscription.peer, subscription.consumer));
+    }
+
+    /// Forgets a subscription, or one that waits.
+    fn remove(&mut self, id: SubscriptionId, code: Option<CloseCode>) {
+        if let Some(waiting) = self.waiting.remove(&id) {
+            self.forget_place(&waiting);
+        }
         let Some(subscription) = self.subscriptions.remove(&id) else {
-            return false;
+            return;
         };
-        let Subscription { peer, consumer } = subscription;
-        self.by_consumer.remove(&(peer, consumer));
+        self.forget_place(&subscription);
+        if let Some(criteria) = &subscription.criteria
+            && let Some(count) = self.criteria.get_mut(criteria)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.criteria.remove(criteria);
+            }
+        }
+        let peer = subscription.peer;
         self.outputs
             .push_back(Output::Event(Event::Unsubscribed { id, peer, code }));
-        true
     }
 
     fn disconnect(&mut self, id: SubscriptionId, code: CloseCode) {
-        if self.subscriptions.contains_key(&id) {
+        if self.subscriptions.contains_key(&id) || self.waiting.contains_key(&id) {
             self.outputs.push_back(Output::Disconnect { id, code });
             self.remove(id, Some(code));
         }
@@ -350,9 +478,17 @@ impl protocol::Machine for Machine {
                 for id in rejected {
                     self.disconnect(id, CloseCode::STREAM_REJECTED);
                 }
+                self.refuse_waiting(&Refusal::Rejected, |peer| {
+                    verdicts.get(peer) == Some(&false)
+                });
             }
-            Input::Ended(id) => {
-                self.remove(id, None);
+            Input::Ended(id) => self.remove(id, None),
+            Input::Leave(id) => {
+                if self.subscriptions.contains_key(&id) {
+                    self.outputs.push_back(Output::Finish(id));
+                } else {
+                    self.remove(id, None);
+                }
             }
             Input::QueueFull => {
                 if self.config.disconnect_lagging
@@ -373,9 +509,12 @@ impl protocol::Machine for Machine {
                         until: now + self.config.drain_timeout,
                     };
                     self.outputs.push_back(Output::Drain);
+                    self.refuse_waiting(&Refusal::ShuttingDown, |_| true);
                 }
             }
         }
+        // Only now, so that nobody is given the place of who takes it anew.
+        self.offer();
         self.end_if_drained();
     }
 
@@ -408,9 +547,30 @@ impl protocol::Machine for Machine {
 
     fn check_invariants(&self) {
         assert_eq!(
-            self.subscriptions.len(),
+            self.subscriptions.len() + self.waiting.len(),
             self.by_consumer.len(),
             "a consumer has one subscription at most"
+        );
+        assert!(
+            self.waiting.is_empty() || self.subscriptions.len() >= self.max_consumers(),
+            "nobody waits while a place is free"
+        );
+        assert!(
+            self.waiting.len() <= self.config.max_waiting.min(WAITING_MAX),
+            "no more wait than may"
+        );
+        let mut criteria = BTreeMap::<&Criteria, usize>::new();
+        for subscription in self.subscriptions.values() {
+            if let Some(one) = &subscription.criteria {
+                *criteria.entry(one).or_default() += 1;
+            }
+        }
+        assert!(
+            criteria.len() <= CRITERIA_MAX
+                && criteria
+                    .into_iter()
+                    .eq(self.criteria.iter().map(|(one, &count)| (one, count))),
+            "the different criteria are counted, and no more than may be"
         );
         assert!(
             self.subscriptions.len() <= self.config.max_consumers.min(CONSUMERS_MAX),
@@ -453,6 +613,7 @@ mod tests {
                 stream: StreamId::from("prices"),
                 schema: SCHEMA,
                 consumer: ConsumerNumber(consumer),
+                criteria: None,
             },
             accepted: true,
         }
@@ -492,22 +653,125 @@ mod tests {
         }
     }
 
+    fn wait(id: u64, max: u64) -> Output {
+        Output::Wait {
+            id: SubscriptionId(id),
+            max,
+        }
+    }
+
+    fn ended(id: u64) -> Input {
+        Input::Ended(SubscriptionId(id))
+    }
+
     #[test]
-    fn consumers_are_admitted_up_to_the_capacity_and_a_freed_place_is_given_again() {
+    fn consumers_are_admitted_up_to_the_capacity_and_others_wait_and_get_the_places_in_turn() {
         let mut machine = machine(Config {
             max_consumers: 2,
+            max_waiting: 3,
             ..Config::default()
         });
         let now = Instant::ZERO;
         assert_eq!(handle(&mut machine, now, ask(0, 1, 0)), [accept(0)]);
         assert_eq!(handle(&mut machine, now, ask(1, 1, 1)), [accept(1)]);
+        for (id, peer) in [(2, 2), (3, 3), (4, 4)] {
+            assert_eq!(handle(&mut machine, now, ask(id, peer, 0)), [wait(id, 2)]);
+        }
         let full = Refusal::NoCapacity { max: 2 };
-        assert_eq!(handle(&mut machine, now, ask(2, 2, 0)), [refuse(2, full)]);
+        assert_eq!(handle(&mut machine, now, ask(5, 5, 0)), [refuse(5, full)]);
+        // One who waits asks anew, and waits behind the others.
         assert_eq!(
-            handle(&mut machine, now, Input::Ended(SubscriptionId(0))),
+            handle(&mut machine, now, ask(6, 2, 0)),
+            [disconnect(2, CloseCode::REPLACED), wait(6, 2)]
+        );
+        assert_eq!(handle(&mut machine, now, ended(0)), [accept(3)]);
+        // Who gives up waiting is passed over.
+        assert_eq!(handle(&mut machine, now, ended(4)), []);
+        assert_eq!(handle(&mut machine, now, ended(1)), [accept(6)]);
+        assert_eq!(handle(&mut machine, now, ended(3)), []);
+        assert_eq!(handle(&mut machine, now, ask(7, 7, 0)), [accept(7)]);
+    }
+
+    #[test]
+    fn who_waits_is_refused_when_it_cannot_get_a_place_any_more() {
+        let mut machine = machine(Config {
+            max_consumers: 1,
+            ..Config::default()
+        });
+        let now = Instant::ZERO;
+        for (id, peer) in [(0, 1), (1, 2), (2, 3), (3, 4)] {
+            handle(&mut machine, now, ask(id, peer, 0));
+        }
+        let verdicts = BTreeMap::from([(peer(2), false), (peer(3), true)]);
+        assert_eq!(
+            handle(&mut machine, now, Input::Verdicts(verdicts)),
+            [refuse(1, Refusal::Rejected)]
+        );
+        // Who leaves before it has a place needs none.
+        assert_eq!(
+            handle(&mut machine, now, Input::Leave(SubscriptionId(2))),
             []
         );
-        assert_eq!(handle(&mut machine, now, ask(3, 2, 0)), [accept(3)]);
+        assert_eq!(
+            handle(&mut machine, now, Input::Retire),
+            [Output::Drain, refuse(3, Refusal::ShuttingDown)]
+        );
+        assert_eq!(handle(&mut machine, now, ended(0)), [Output::Ended]);
+    }
+
+    #[test]
+    fn who_leaves_is_finished_and_keeps_its_place_until_then() {
+        let mut machine = machine(Config {
+            max_consumers: 1,
+            ..Config::default()
+        });
+        let now = Instant::ZERO;
+        handle(&mut machine, now, ask(0, 1, 0));
+        handle(&mut machine, now, ask(1, 2, 0));
+        let id = SubscriptionId(0);
+        assert_eq!(
+            handle(&mut machine, now, Input::Leave(id)),
+            [Output::Finish(id)]
+        );
+        assert_eq!(handle(&mut machine, now, ended(0)), [accept(1)]);
+    }
+
+    #[test]
+    fn different_criteria_are_bounded_and_equal_ones_are_shared() {
+        let mut machine = machine(Config::default());
+        let with_criteria = |id: u64, number: u64| {
+            let mut input = ask(id, 1, id);
+            if let Input::Subscribe { request, .. } = &mut input {
+                request.criteria = Some(Criteria::field("n").is(number));
+            }
+            input
+        };
+        let now = Instant::ZERO;
+        let max = CRITERIA_MAX as u64;
+        for id in 0..max {
+            assert_eq!(
+                handle(&mut machine, now, with_criteria(id, id)),
+                [accept(id)]
+            );
+        }
+        let refusal = Refusal::TooManyCriteria { max };
+        assert_eq!(
+            handle(&mut machine, now, with_criteria(max, max)),
+            [refuse(max, refusal)]
+        );
+        assert_eq!(
+            handle(&mut machine, now, with_criteria(max + 1, 0)),
+            [accept(max + 1)]
+        );
+        assert_eq!(
+            handle(&mut machine, now, ask(max + 2, 2, 0)),
+            [accept(max + 2)]
+        );
+        handle(&mut machine, now, ended(1));
+        assert_eq!(
+            handle(&mut machine, now, with_criteria(max + 3, max)),
+            [accept(max + 3)]
+        );
     }
 
     #[test]
@@ -694,6 +958,7 @@ mod tests {
             accepted: bool,
         },
         End(u64),
+        Leave(u64),
         Verdict(u8, bool),
         Full,
         Examined(bool, u64),
@@ -707,6 +972,7 @@ mod tests {
                 |(peer, consumer, schema, accepted)| Step::Ask { peer, consumer, schema, accepted }
             ),
             4 => (0..30u64).prop_map(Step::End),
+            1 => (0..30u64).prop_map(Step::Leave),
             2 => (0..4u8, any::<bool>()).prop_map(|(peer, verdict)| Step::Verdict(peer, verdict)),
             1 => Just(Step::Full),
             2 => (any::<bool>(), 0..30u64).prop_map(|(full, id)| Step::Examined(full, id)),
@@ -717,13 +983,15 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens: each request is answered once, and what the outputs say about who is
-        /// subscribed agrees with the events and with the machine.
+        /// Whatever happens: each request is answered once, or told to wait and answered at most once more, and what the
+        /// outputs say about who is subscribed agrees with the events and with the machine.
         #[test]
         fn requests_are_answered_once_and_outputs_agree(steps in steps()) {
-            let mut machine = machine(Config { max_consumers: 5, ..Config::default() });
+            let config = Config { max_consumers: 4, max_waiting: 3, ..Config::default() };
+            let mut machine = machine(config);
             let mut now = Instant::ZERO;
             let (mut live, mut told) = (BTreeSet::new(), BTreeSet::new());
+            let mut waiting = BTreeSet::new();
             let mut ended = false;
             for (n, step) in steps.into_iter().enumerate() {
                 let id = n as u64;
@@ -742,7 +1010,12 @@ mod tests {
                     }
                     Step::End(id) => {
                         live.remove(&SubscriptionId(id));
+                        waiting.remove(&SubscriptionId(id));
                         machine.handle(now, Input::Ended(SubscriptionId(id)));
+                    }
+                    Step::Leave(id) => {
+                        waiting.remove(&SubscriptionId(id));
+                        machine.handle(now, Input::Leave(SubscriptionId(id)));
                     }
                     Step::Verdict(number, verdict) => {
                         machine.handle(now, Input::Verdicts(BTreeMap::from([(peer(number), verdict)])));
@@ -764,15 +1037,25 @@ mod tests {
                     prop_assert!(!ended || refuses);
                     match output {
                         Output::Accept { id, .. } => {
-                            prop_assert_eq!(unanswered.take(), Some(id));
+                            prop_assert!(waiting.remove(&id) || unanswered.take() == Some(id));
                             live.insert(id);
                         }
                         Output::Refuse { id, .. } => {
-                            prop_assert_eq!(unanswered.take(), Some(id));
+                            prop_assert!(waiting.remove(&id) || unanswered.take() == Some(id));
                         }
-                        Output::Disconnect { id, .. } => prop_assert!(live.remove(&id)),
+                        Output::Wait { id, .. } => {
+                            prop_assert_eq!(unanswered.take(), Some(id));
+                            waiting.insert(id);
+                        }
+                        Output::Disconnect { id, .. } => {
+                            prop_assert!(live.remove(&id) || waiting.remove(&id));
+                        }
+                        Output::Finish(id) => prop_assert!(live.contains(&id)),
                         Output::Ended => ended = true,
                         Output::Examine | Output::Drain => {}
+                        Output::Event(Event::Waiting { id, .. }) => {
+                            prop_assert!(waiting.contains(&id));
+                        }
                         Output::Event(Event::Subscribed { id, .. }) => {
                             prop_assert!(told.insert(id));
                         }
@@ -785,7 +1068,7 @@ mod tests {
                 prop_assert_eq!(unanswered, None);
                 prop_assert_eq!(&live, &told);
                 prop_assert_eq!(live.len(), machine.subscriptions());
-                prop_assert!(!ended || live.is_empty());
+                prop_assert!(!ended || live.is_empty() && waiting.is_empty());
             }
         }
     }

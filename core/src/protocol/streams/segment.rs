@@ -4,6 +4,11 @@
 //! number of the first datum: eight bytes; number of datums: four; wall clock of the producer in microseconds:
 //! eight), and each datum behind its own length (four bytes). A producer writes a segment once, in
 //! place, whatever the number of consumers; the same bytes go to all of them.
+//!
+//! Where a consumer has criteria, its segments are *selected*: their datums do not follow one upon the other. Each has
+//! in front of its length the number of datums passed over before it (eight bytes), and the header's sequence number is
+//! that of the first datum passed over. So segments still leave no hole between them, and what was passed over is told apart
+//! from what is missing.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -14,12 +19,14 @@ use crate::wire::FRAME_HEADER_LEN;
 pub const HEADER_LEN: usize = 20;
 /// The bytes in front of each datum.
 pub const DATUM_HEADER_LEN: usize = 4;
+/// The bytes in front of each datum of a selected segment.
+pub const SELECTED_HEADER_LEN: usize = 8 + DATUM_HEADER_LEN;
 /// The longest datum, encoded, in bytes.
 pub const DATUM_LEN_MAX: usize = 16 * 1_024 * 1_024;
 /// A segment of this many bytes takes no more datums.
 pub const SEGMENT_LEN: usize = 64 * 1_024;
 /// The longest frame of a segment, in bytes: a full datum on top of a segment that was not full yet.
-pub const FRAME_LEN_MAX: usize = SEGMENT_LEN + HEADER_LEN + DATUM_HEADER_LEN + DATUM_LEN_MAX;
+pub const FRAME_LEN_MAX: usize = SEGMENT_LEN + HEADER_LEN + SELECTED_HEADER_LEN + DATUM_LEN_MAX;
 
 /// Bytes that are no segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,14 +59,27 @@ pub struct SegmentWriter {
     start: usize,
     /// Where its last datum ends: what lies beyond was left by an encoding that panicked.
     end: usize,
-    first: u64,
+    /// The sequence number after the last datum.
+    next: u64,
     count: u32,
+    selected: bool,
 }
 
 impl SegmentWriter {
     /// Begins a segment at the end of `out`; its first datum will have the sequence number `first`.
     #[must_use]
     pub fn begin(out: &mut BytesMut, first: u64, at: WallTime) -> Self {
+        Self::begin_either(out, first, at, false)
+    }
+
+    /// Begins a selected segment at the end of `out`; `first` is the sequence number of the first datum that it has or
+    /// passes over.
+    #[must_use]
+    pub fn begin_selected(out: &mut BytesMut, first: u64, at: WallTime) -> Self {
+        Self::begin_either(out, first, at, true)
+    }
+
+    fn begin_either(out: &mut BytesMut, first: u64, at: WallTime, selected: bool) -> Self {
         let start = out.len();
         out.put_u32_le(0);
         out.put_u64_le(first);
@@ -68,12 +88,14 @@ impl SegmentWriter {
         Self {
             start,
             end: out.len(),
-            first,
+            next: first,
             count: 0,
+            selected,
         }
     }
 
-    /// Appends the datum that `encode` writes to `out`. On an error `out` is as before.
+    /// Appends the datum that `encode` writes to `out`. In a selected segment nothing is passed over before it. On an
+    /// error `out` is as before.
     ///
     /// # Errors
     /// What `encode` gives, and [`DatumTooLarge`] for more than [`DATUM_LEN_MAX`] bytes.
@@ -85,7 +107,26 @@ impl SegmentWriter {
         out: &mut BytesMut,
         encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.push_at(out, self.next, encode)
+    }
+
+    /// Appends the datum with this sequence number, and passes over those before it, which only a selected segment
+    /// does. On an error `out` is as before.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    ///
+    /// # Panics
+    /// As [`push`](Self::push), and where `sequence` is not what is due.
+    pub fn push_at<E: From<DatumTooLarge>>(
+        &mut self,
+        out: &mut BytesMut,
+        sequence: u64,
+        encode: impl FnOnce(&mut BytesMut) -> Result<(), E>,
+    ) -> Result<(), E> {
         out.truncate(self.end);
+        let before = out.len();
+        self.put_passed_over(out, sequence);
         let header = out.len();
         out.put_u32_le(0);
         let start = out.len();
@@ -103,14 +144,52 @@ impl SegmentWriter {
             Ok(field) => {
                 out[header..start].copy_from_slice(&field.to_le_bytes());
                 self.end = out.len();
+                self.next = sequence + 1;
                 self.count += 1;
                 Ok(())
             }
             Err(error) => {
-                out.truncate(header);
+                out.truncate(before);
                 Err(error)
             }
         }
+    }
+
+    fn put_passed_over(&self, out: &mut BytesMut, sequence: u64) {
+        let passed_over = sequence.checked_sub(self.next);
+        let passed_over = passed_over.expect("sequence numbers go up");
+        if self.selected {
+            out.put_u64_le(passed_over);
+        } else {
+            assert_eq!(passed_over, 0, "all datums go into a segment for all");
+        }
+    }
+
+    /// Completes the segment with a last datum whose bytes are not in `out`: they are to be sent after what begins at the
+    /// segment's start there.
+    ///
+    /// # Errors
+    /// [`DatumTooLarge`] for more than [`DATUM_LEN_MAX`] bytes; the segment is as before.
+    ///
+    /// # Panics
+    /// Where `sequence` is not what is due.
+    pub fn seal_before(
+        &mut self,
+        out: &mut BytesMut,
+        sequence: u64,
+        len: usize,
+    ) -> Result<(), DatumTooLarge> {
+        let Some(field) = u32::try_from(len).ok().filter(|_| len <= DATUM_LEN_MAX) else {
+            return Err(DatumTooLarge { len });
+        };
+        out.truncate(self.end);
+        self.put_passed_over(out, sequence);
+        out.put_u32_le(field);
+        self.end = out.len();
+        self.next = sequence + 1;
+        self.count += 1;
+        self.complete(out, len);
+        Ok(())
     }
 
     /// The datums in it.
@@ -119,10 +198,10 @@ impl SegmentWriter {
         self.count
     }
 
-    /// The sequence number of its first datum.
+    /// The sequence number after its last datum.
     #[must_use]
-    pub const fn first(&self) -> u64 {
-        self.first
+    pub const fn next(&self) -> u64 {
+        self.next
     }
 
     /// Whether it has no datum.
@@ -151,7 +230,11 @@ impl SegmentWriter {
     /// Completes it: what begins at its start in `out` is then one frame.
     pub fn seal(self, out: &mut BytesMut) {
         out.truncate(self.end);
-        let len = (out.len() - self.start - FRAME_HEADER_LEN) as u32;
+        self.complete(out, 0);
+    }
+
+    fn complete(&self, out: &mut BytesMut, follows: usize) {
+        let len = (out.len() - self.start - FRAME_HEADER_LEN + follows) as u32;
         let frame = &mut out[self.start..];
         frame[..4].copy_from_slice(&len.to_le_bytes());
         frame[12..16].copy_from_slice(&self.count.to_le_bytes());
@@ -169,9 +252,14 @@ pub struct DatumTooLarge {
 /// A segment as received, of which datums are taken from the front.
 #[derive(Clone, Debug)]
 pub struct Segment {
+    /// The first sequence number that it has something to say of.
+    first: u64,
+    /// The sequence number of the datum that is taken next; after the last, the first beyond the segment.
     next: u64,
+    end: u64,
     left: u32,
     at: WallTime,
+    selected: bool,
     datums: Bytes,
 }
 
@@ -181,20 +269,42 @@ impl Segment {
     ///
     /// # Errors
     /// [`SegmentError`] where it is none.
-    pub fn parse(mut frame: Bytes) -> Result<Self, SegmentError> {
+    pub fn parse(frame: Bytes) -> Result<Self, SegmentError> {
+        Self::parse_either(frame, false)
+    }
+
+    /// The selected segment that is `frame`, as [`parse`](Self::parse).
+    ///
+    /// # Errors
+    /// [`SegmentError`] where it is none.
+    pub fn parse_selected(frame: Bytes) -> Result<Self, SegmentError> {
+        Self::parse_either(frame, true)
+    }
+
+    fn parse_either(mut frame: Bytes, selected: bool) -> Result<Self, SegmentError> {
         let len = frame.len();
         if len < HEADER_LEN {
             return Err(SegmentError::Malformed { len, count: 0 });
         }
-        let next = frame.get_u64_le();
+        let first = frame.get_u64_le();
         let left = frame.get_u32_le();
         let at = WallTime::from_micros(frame.get_u64_le());
-        if left == 0 || next.checked_add(left.into()).is_none() {
+        if left == 0 {
             return Err(SegmentError::Count(left));
         }
         let malformed = SegmentError::Malformed { len, count: left };
         let mut rest = &frame[..];
+        let mut end = first;
         for _ in 0..left {
+            if selected {
+                let (passed_over, after) = rest.split_first_chunk().ok_or(malformed)?;
+                let passed_over = u64::from_le_bytes(*passed_over);
+                end = end
+                    .checked_add(passed_over)
+                    .ok_or(SegmentError::Count(left))?;
+                rest = after;
+            }
+            end = end.checked_add(1).ok_or(SegmentError::Count(left))?;
             let (header, after) = rest.split_first_chunk().ok_or(malformed)?;
             let datum_len = u32::from_le_bytes(*header) as usize;
             rest = after.get(datum_len..).ok_or(malformed)?;
@@ -202,18 +312,35 @@ impl Segment {
         if !rest.is_empty() {
             return Err(malformed);
         }
-        Ok(Self {
-            next,
+        let mut segment = Self {
+            first,
+            next: first,
+            end,
             left,
             at,
+            selected,
             datums: frame,
-        })
+        };
+        segment.pass_over();
+        Ok(segment)
     }
 
-    /// The sequence number of the next datum.
+    /// The first sequence number that it has something to say of: that of its first datum, or of the first passed over.
+    #[must_use]
+    pub const fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The sequence number of the next datum; after the last, [`end`](Self::end).
     #[must_use]
     pub const fn next_sequence(&self) -> u64 {
         self.next
+    }
+
+    /// The sequence number after the last datum.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.end
     }
 
     /// The datums left in it.
@@ -250,7 +377,15 @@ impl Segment {
         let datum = self.datums.split_to(len);
         self.next += 1;
         self.left -= 1;
+        self.pass_over();
         Some((sequence, datum))
+    }
+
+    /// Goes to the next datum. Beyond the last there is nothing to pass over.
+    fn pass_over(&mut self) {
+        if self.selected && self.left > 0 {
+            self.next += self.datums.get_u64_le();
+        }
     }
 }
 
@@ -279,13 +414,26 @@ impl Position {
     /// # Errors
     /// [`SegmentError::Repeated`] where it begins before the datum that is due.
     pub fn advance(&mut self, first: u64, count: u32) -> Result<u64, SegmentError> {
-        let missing = first.checked_sub(self.next).ok_or(SegmentError::Repeated {
-            first,
-            next: self.next,
-        })?;
-        self.next = first
-            .checked_add(count.into())
-            .ok_or(SegmentError::Count(count))?;
+        let end = first.checked_add(count.into());
+        self.cover(first, first, end.ok_or(SegmentError::Count(count))?)
+    }
+
+    /// Takes note of a whole segment, as [`advance`](Self::advance). What it passes over may have been passed over before:
+    /// consumers with the same criteria share segments, and one may have come later than another.
+    ///
+    /// # Errors
+    /// [`SegmentError::Repeated`] where one of its datums comes before the datum that is due.
+    pub fn advance_over(&mut self, segment: &Segment) -> Result<u64, SegmentError> {
+        self.cover(segment.first(), segment.next_sequence(), segment.end())
+    }
+
+    fn cover(&mut self, from: u64, first: u64, end: u64) -> Result<u64, SegmentError> {
+        if first < self.next {
+            let next = self.next;
+            return Err(SegmentError::Repeated { first, next });
+        }
+        let missing = from.saturating_sub(self.next);
+        self.next = end;
         Ok(missing)
     }
 }
@@ -345,9 +493,62 @@ mod tests {
             prop_assert_eq!(position.next(), next);
         }
 
+        /// Also where the last datum of a segment is not written in place.
         #[test]
-        fn arbitrary_frames_never_panic(frame in prop::collection::vec(any::<u8>(), 0..80)) {
-            if let Ok(mut segment) = Segment::parse(frame.into()) {
+        fn selected_segments_round_trip_and_tell_what_is_passed_over_from_what_is_missing(
+            first in 0..u64::MAX / 2,
+            segments in prop::collection::vec(
+                (prop::collection::vec((0..9u64, 0..40usize), 1..20), any::<bool>(), 0..9u64),
+                1..5,
+            ),
+        ) {
+            let mut position = Position::new(first);
+            let mut due = first;
+            for (datums, apart, missing) in segments {
+                due += missing;
+                let mut out = BytesMut::new();
+                let mut writer = SegmentWriter::begin_selected(&mut out, due, WallTime::default());
+                let mut expected = Vec::new();
+                let mut frame = None;
+                for (n, &(passed_over, len)) in datums.iter().enumerate() {
+                    let sequence = due + passed_over;
+                    let datum = Bytes::from(vec![n as u8; len]);
+                    if apart && n + 1 == datums.len() {
+                        writer.seal_before(&mut out, sequence, len).unwrap();
+                        frame = Some([&out[..], &datum[..]].concat());
+                    } else {
+                        writer.push_at::<DatumTooLarge>(&mut out, sequence, |out| {
+                            out.extend_from_slice(&datum);
+                            Ok(())
+                        }).unwrap();
+                    }
+                    due = sequence + 1;
+                    expected.push((sequence, datum));
+                }
+                let frame = frame.unwrap_or_else(|| {
+                    writer.seal(&mut out);
+                    out.to_vec()
+                });
+                let mut buffer = FrameBuffer::new(FRAME_LEN_MAX);
+                buffer.push(frame.into());
+                let frame = buffer.next_frame().unwrap().unwrap();
+                let mut segment = Segment::parse_selected(frame).unwrap();
+                prop_assert_eq!(position.advance_over(&segment), Ok(missing));
+                prop_assert_eq!(position.next(), due);
+                prop_assert_eq!(
+                    std::iter::from_fn(|| segment.take()).collect::<Vec<_>>(),
+                    expected
+                );
+                prop_assert_eq!(segment.next_sequence(), segment.end());
+            }
+        }
+
+        #[test]
+        fn arbitrary_frames_never_panic(
+            frame in prop::collection::vec(any::<u8>(), 0..80),
+            selected: bool,
+        ) {
+            if let Ok(mut segment) = Segment::parse_either(frame.into(), selected) {
                 while segment.take().is_some() {}
                 prop_assert_eq!(segment.len(), 0);
             }
@@ -416,5 +617,20 @@ mod tests {
         );
         assert_eq!(position.next(), 20);
         assert_eq!(position.advance(u64::MAX, 1), Err(SegmentError::Count(1)));
+    }
+
+    #[test]
+    fn who_comes_later_to_shared_segments_may_see_passed_over_what_was_before_it() {
+        let mut out = BytesMut::new();
+        let mut writer = SegmentWriter::begin_selected(&mut out, 5, WallTime::default());
+        writer
+            .push_at::<DatumTooLarge>(&mut out, 9, |_| Ok(()))
+            .unwrap();
+        writer.seal(&mut out);
+        let frame = out.freeze().split_off(FRAME_HEADER_LEN);
+        let segment = Segment::parse_selected(frame).unwrap();
+        assert_eq!(Position::new(7).advance_over(&segment), Ok(0));
+        assert_eq!(Position::new(3).advance_over(&segment), Ok(2));
+        assert!(Position::new(10).advance_over(&segment).is_err());
     }
 }
