@@ -1,6 +1,7 @@
 //! A lane of the queue: the segments of those who want the same datums.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::task::Waker;
 
 use bytes::{Bytes, BytesMut};
@@ -260,10 +261,8 @@ impl Lane {
     /// Removes a subscription. What it has not taken it will not get.
     pub(super) fn unsubscribe(&mut self, cursor: &Cursor, undelivered: &mut Option<Undelivered>) {
         self.cursors -= 1;
-        let from = (cursor.segment - self.first_sealed) as usize;
-        let until = cursor.until.unwrap_or_else(|| self.end());
-        let until = (until - self.first_sealed) as usize;
-        for segment in self.sealed.range_mut(from..until) {
+        let left = self.left(cursor);
+        for segment in self.sealed.range_mut(left) {
             segment.missing -= 1;
         }
         if cursor.until.is_none() {
@@ -278,6 +277,17 @@ impl Lane {
         self.release(undelivered);
     }
 
+    /// Which of the sealed segments a subscription is still to take.
+    fn left(&self, cursor: &Cursor) -> Range<usize> {
+        let until = cursor.until.unwrap_or_else(|| self.end());
+        if cursor.segment == until {
+            // Nothing is kept for it any more, so that all of it may be behind the oldest segment.
+            return 0..0;
+        }
+        let place = |segment| (segment - self.first_sealed) as usize;
+        place(cursor.segment)..place(until)
+    }
+
     /// Gives a subscription what is sealed, until it is more than `limit` bytes, and the number of datums in it.
     pub(super) fn take(
         &mut self,
@@ -290,11 +300,9 @@ impl Lane {
             self.seal();
         }
         let before = cursor.taken;
-        let from = (cursor.segment - self.first_sealed) as usize;
-        let until = cursor.until.unwrap_or_else(|| self.end());
-        let until = (until - self.first_sealed) as usize;
         let mut len = 0;
-        for segment in self.sealed.range_mut(from..until) {
+        let left = self.left(cursor);
+        for segment in self.sealed.range_mut(left) {
             segment.missing -= 1;
             if !std::mem::replace(&mut segment.taken, true)
                 && let Some(undelivered) = undelivered
