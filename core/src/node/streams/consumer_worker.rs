@@ -265,18 +265,19 @@ impl Host for Worker {
 impl Worker {
     /// What is new of these peers, for the machine.
     fn catalog_changed(&mut self, touched: BTreeSet<PeerId>) -> Input {
-        let (mut named, mut gone) = (Vec::new(), Vec::new());
+        let (mut named, mut gone, mut far) = (Vec::new(), Vec::new(), Vec::new());
         for peer in touched {
             match self.candidate(&peer) {
                 Some(candidate) => {
                     self.named.insert(peer);
                     named.push(candidate);
                 }
-                None if self.named.remove(&peer) => gone.push(peer),
-                None => {}
+                None if !self.named.remove(&peer) => {}
+                None if self.catalog.is_far(&peer) => far.push(peer),
+                None => gone.push(peer),
             }
         }
-        Input::CatalogChanged { named, gone }
+        Input::CatalogChanged { named, gone, far }
     }
 
     /// `peer` as a producer, if it is one. A node does not consume what it produces itself.

@@ -150,7 +150,8 @@ impl Catalog {
             && !self.is_far(&entry.id)
     }
 
-    pub(super) fn is_far(&self, peer: &PeerId) -> bool {
+    /// Whether `peer` is hidden because its round-trip time is above `max_rtt`.
+    pub(crate) fn is_far(&self, peer: &PeerId) -> bool {
         self.max_rtt
             .is_some_and(|max| self.rtts.get(peer).is_some_and(|rtt| *rtt > max))
     }

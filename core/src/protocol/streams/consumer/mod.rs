@@ -97,6 +97,8 @@ pub enum Input {
         named: Vec<Candidate>,
         /// Peers that do not, any more.
         gone: Vec<PeerId>,
+        /// Peers that are too far away, whatever they produce.
+        far: Vec<PeerId>,
     },
     /// What speaks against each producer now: the answer to [`Output::Review`].
     Reviewed(BTreeMap<PeerId, Cost>),
@@ -345,15 +347,7 @@ impl Machine {
         })
     }
 
-    fn catalog_changed(&mut self, named: Vec<Candidate>, gone: Vec<PeerId>) {
-        for peer in gone {
-            self.gone(peer);
-        }
-        for candidate in named {
-            self.named(candidate);
-        }
-    }
-
+    /// What it has sent is not to be lost because the news of its end were faster.
     fn gone(&mut self, peer: PeerId) {
         match self.producers.get_mut(&peer) {
             Some(producer)
@@ -787,7 +781,16 @@ impl protocol::Machine for Machine {
             return;
         }
         match input {
-            Input::CatalogChanged { named, gone } => self.catalog_changed(named, gone),
+            Input::CatalogChanged { named, gone, far } => {
+                gone.into_iter().for_each(|peer| self.gone(peer));
+                for peer in far {
+                    self.leave(peer);
+                    self.producers.remove(&peer);
+                }
+                named
+                    .into_iter()
+                    .for_each(|candidate| self.named(candidate));
+            }
             Input::Reviewed(costs) => self.reviewed(costs),
             Input::LocalChanged => {
                 let refused: Vec<PeerId> = self

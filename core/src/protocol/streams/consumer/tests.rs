@@ -49,6 +49,7 @@ fn catalog(machine: &Machine, candidates: &[Candidate]) -> Input {
     Input::CatalogChanged {
         named: candidates.to_vec(),
         gone: known.filter(|peer| !is_named(peer)).collect(),
+        far: Vec::new(),
     }
 }
 
@@ -555,6 +556,29 @@ fn a_switch_that_fails_leaves_everything_as_it_is() {
         machine.state(&peer(2)),
         Some(State::BackingOff { .. })
     ));
+}
+
+#[test]
+fn a_producer_that_is_too_far_away_is_left_and_one_that_is_about_to_end_is_not() {
+    let mut machine = machine();
+    let now = Instant::ZERO;
+    named(&mut machine, now, &[candidate(1), candidate(2)]);
+    handle(&mut machine, now, subscribed(0, LIFE, 0));
+    handle(&mut machine, now, subscribed(1, LIFE, 0));
+    let changed = Input::CatalogChanged {
+        named: Vec::new(),
+        gone: vec![peer(1)],
+        far: vec![peer(2)],
+    };
+    assert_eq!(
+        handle(&mut machine, now, changed),
+        [Output::Unsubscribe(AttemptId(1)), unsubscribed(2)]
+    );
+    assert_eq!(machine.state(&peer(1)), Some(State::Subscribed));
+    assert_eq!(machine.state(&peer(2)), None);
+    handle(&mut machine, now, lost(1, span(LIFE, 0, 4)));
+    // It is near again.
+    assert_eq!(named(&mut machine, now, &[candidate(2)]), [subscribe(2, 2)]);
 }
 
 #[test]
