@@ -52,6 +52,11 @@ fn streams_deliver() {
 }
 
 #[test]
+fn streams_survive_chaos() {
+    passes("streams-chaos", "6", "0..3");
+}
+
+#[test]
 fn machines_agree_at_some_scale() {
     passes("overlay-scale", "60", "0..3");
 }

@@ -1,12 +1,14 @@
 //! Whole nodes with their applications, under turmoil: what machines alone cannot show.
 
 mod catalogs;
+mod chaos;
 mod churn;
 mod converges;
 mod deliver;
 mod gaps;
 mod readings;
 
+pub use chaos::StreamsChaos;
 pub use churn::Churn;
 pub use converges::Converges;
 pub use deliver::Deliver;
