@@ -85,9 +85,20 @@ pub(crate) async fn write_all(
     stream: &mut Box<dyn SendStream>,
     bytes: &mut Bytes,
 ) -> Result<(), StreamError> {
-    while !bytes.is_empty() {
-        let chunks = std::slice::from_mut(bytes);
+    write_chunks(stream, std::slice::from_mut(bytes)).await
+}
+
+/// Like [`write_all`], for bytes in several chunks. None is copied.
+pub(crate) async fn write_chunks(
+    stream: &mut Box<dyn SendStream>,
+    mut chunks: &mut [Bytes],
+) -> Result<(), StreamError> {
+    loop {
+        let written = chunks.iter().take_while(|chunk| chunk.is_empty()).count();
+        chunks = &mut chunks[written..];
+        if chunks.is_empty() {
+            return Ok(());
+        }
         poll_fn(|cx| stream.poll_write(cx, chunks)).await?;
     }
-    Ok(())
 }

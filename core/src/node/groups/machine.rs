@@ -122,7 +122,7 @@ pub trait StateMachine: Send + 'static {
     }
 
     /// Why this node cannot have the group's state, if it cannot: the group stops on this node then, and nothing that
-    /// came of the state is sent or written. Asked after each command, and when a state was restored. Default: it can.
+    /// came of the state is sent or written. Asked after each command or batch of them, and when a state was restored. Default: it can.
     fn refusal(&self) -> Option<String> {
         None
     }
@@ -355,6 +355,7 @@ impl<M: StateMachine> raft::StateMachine for Adapter<M> {
         guard(&self.failed, || {
             apply_all(machine, context, commands, outputs);
         });
+        self.look();
     }
 
     fn freeze(&self) -> Frozen<M::Snapshot> {
@@ -538,7 +539,7 @@ mod tests {
     fn a_machine_that_gives_fewer_outputs_than_it_took_commands_is_stopped() {
         let mut adapter = Adapter::new(Together::default());
         apply_batch(&mut adapter, &[&[6], &[7]]);
-        let words = adapter.panicked().unwrap();
+        let words = adapter.failed().unwrap().to_string();
         assert!(words.contains("one output for each command"), "{words}");
         assert_eq!(apply_batch(&mut adapter, &[&[1]]), []);
     }
