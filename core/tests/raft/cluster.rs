@@ -162,9 +162,10 @@ impl Cluster {
             "advance" => self.advance(&words),
             "execute" | "giveup" | "read" => self.calls(name, &words),
             "many" => self.many(&words),
-            "transfer" | "leave" => {
+            "transfer" | "leave" | "reform" => {
                 let input = match name {
                     "transfer" => Input::TransferLeadership,
+                    "reform" => Input::Reform,
                     _ => Input::Leave,
                 };
                 self.each(&words, |cluster, node| cluster.input(node, [input.clone()]))
@@ -218,6 +219,7 @@ impl Cluster {
                 "log_window" => config.log_window = count()?,
                 "sessions_max" => config.sessions_max = count()? as u32,
                 "session_bytes_max" => config.session_bytes_max = count()? as u32,
+                "reform_after" => config.reform_after = Some(time(value)?),
                 "storage" if value == "durable" => config.storage = StorageClass::Durable,
                 _ => return Err(format!("{word} is no such value")),
             }

@@ -79,6 +79,23 @@ scripts! {
     founding_passed_on
     h10_a_vote_of_an_earlier_life_is_not_counted
     h10_an_acknowledgement_of_an_earlier_life_is_not_counted
+    h11_a_group_whose_majority_is_gone_reforms
+    h11_without_proof_the_group_stands_still
+    h11_an_operators_order_is_void_while_the_group_goes_on
+    h11_reform_after
+    h11_an_observer_has_all_that_is_left
+    h11_the_best_log_is_gone_on_from
+    h11_what_is_known_to_be_committed_is_gone_on_with
+    h11_a_founder_that_crashes_half_way
+    h11_a_founder_forgets_what_is_not_durable
+    h11_a_fork_meets_its_parent
+    h11_a_fork_may_stay_where_its_parent_yields
+    d1c_voters_unknown_to_all_that_are_left
+    h11_a_pledge_is_kept
+    d1a_who_does_not_know_the_present_voters_waits
+    d1b_who_alone_knows_of_a_change_leaves_the_others_alone
+    d2_two_that_are_left_and_do_not_reach_each_other
+    d4_a_change_on_one_member_alone_is_reformed_on_proof
     h12_a_promise_is_given_to_one_at_a_time_and_binds_to_nothing
     h13_any_waits_for_candidates_it_has_not_met
     h14_an_advertised_incarnation_forbids_another

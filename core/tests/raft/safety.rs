@@ -22,6 +22,8 @@ pub(crate) struct Safety {
     applied: BTreeMap<u8, BTreeSet<Bytes>>,
     /// How far each node was looked at.
     seen: BTreeMap<u8, (Option<Incarnation>, Index)>,
+    /// Incarnations that were reformed by proof: they end there.
+    reformed: BTreeSet<Incarnation>,
     /// Incarnations that some member has seen to be sealed.
     sealed: BTreeMap<Incarnation, Seal>,
     violations: Vec<String>,
@@ -54,6 +56,7 @@ impl Safety {
         let (_, from) = if seen.0 == Some(incarnation) {
             seen
         } else {
+            self.applied.remove(&node);
             (None, Index(0))
         };
         for index in from.0 + 1..=status.commit.0 {
@@ -94,6 +97,11 @@ impl Safety {
             && !self.sealed.contains_key(&given_up.version.incarnation)
         {
             self.violate(format!("n{node} gives up what is not sealed"));
+        }
+        if let Event::Reformed(reformed) = event
+            && reformed.is_proved
+        {
+            self.reformed.insert(reformed.parent.incarnation);
         }
     }
 
@@ -143,6 +151,12 @@ impl Safety {
             CallOutcome::Applied { version, .. } => {
                 let acknowledged = (version.incarnation, version.index, command.clone());
                 self.acknowledged.push(acknowledged);
+                if self.reformed.contains(&version.incarnation) {
+                    let command = text(command);
+                    self.violate(format!(
+                        "{command} is acknowledged in an incarnation that was reformed"
+                    ));
+                }
             }
             CallOutcome::GivenUp | CallOutcome::Rejected(_) => {
                 self.given_up.insert(command.clone());

@@ -2,7 +2,8 @@
 
 use smalti_core::protocol::raft::{
     Append, AppendOutcome, AppendReply, CallOutcome, Candidacy, Entry, Event, Index, Meeting,
-    Member, Message, Offer, Payload, Phase, Status, Superseded, Verdict, Weight, Write,
+    Member, Message, Offer, Payload, Phase, Reform, Reformed, Remains, Stalled, Status, Superseded,
+    Verdict, Weight, Write,
 };
 
 use crate::names::{Names, position};
@@ -40,11 +41,15 @@ pub(crate) const fn kind(message: &Message) -> &'static str {
             Meeting::Offer(_) => "offer",
             Meeting::Decided { .. } => "decided",
         },
+        Message::Reform(reform) => match **reform {
+            Reform::Ask { .. } => "ask",
+            Reform::Answer { .. } => "answer",
+        },
     }
 }
 
 /// All kinds, for whoever reads commands.
-pub(crate) const KINDS: [&str; 28] = [
+pub(crate) const KINDS: [&str; 30] = [
     "hello",
     "prevote",
     "vote",
@@ -73,6 +78,8 @@ pub(crate) const KINDS: [&str; 28] = [
     "ready",
     "offer",
     "decided",
+    "ask",
+    "answer",
 ];
 
 impl Names {
@@ -173,6 +180,7 @@ impl Names {
                 self.members(&charter.voters)
             ),
             Message::Meeting(meeting) => self.meeting(kind, meeting),
+            Message::Reform(reform) => self.reform(kind, reform),
             Message::OpenSession
             | Message::Leave
             | Message::FetchManifest
@@ -196,6 +204,54 @@ impl Names {
                 format!("{kind} {by} {what} {from} by offer {}", position(*offer))
             }
         }
+    }
+
+    fn reform(&mut self, kind: &str, reform: &Reform) -> String {
+        match reform {
+            Reform::Ask {
+                of,
+                floor,
+                is_ordered,
+                pledge,
+                ..
+            } => {
+                let of = self.incarnation(Some(of));
+                let floor = position(*floor);
+                let ordered = if *is_ordered { ", ordered" } else { "" };
+                let pledge = pledge.as_ref().map_or_else(String::new, |pledge| {
+                    let (left, gone) = (&pledge.participants, &pledge.gone);
+                    let (left, gone) = (self.members(left), self.members(gone));
+                    format!(", pledge: left {left}, gone {gone}")
+                });
+                format!("{kind} of {of} floor {floor}{ordered}{pledge}")
+            }
+            Reform::Answer { of, remains, .. } => {
+                let of = self.incarnation(Some(of));
+                format!("{kind} of {of}: {}", self.remains(remains))
+            }
+        }
+    }
+
+    fn remains(&mut self, remains: &Remains) -> String {
+        let part = remains.part.as_ref().map_or_else(
+            || "no member".to_owned(),
+            |part| {
+                let lacks = if part.has_floor { "" } else { " lacks it" };
+                let named = self.members(&part.named);
+                let (last, commit) = (position(part.last), position(part.commit));
+                format!("last {last} commit {commit}{lacks} names {named}")
+            },
+        );
+        let goes_on = if remains.goes_on { ", goes on" } else { "" };
+        let gone_over = if remains.has_gone_over {
+            ", has gone over"
+        } else {
+            ""
+        };
+        format!(
+            "{part}, knows {}{goes_on}{gone_over}",
+            self.members(&remains.knows)
+        )
     }
 
     fn offer(&mut self, offer: &Offer) -> String {
@@ -340,6 +396,38 @@ impl Names {
                     version.index
                 )
             }
+            Event::Stalled(stalled) => {
+                let Stalled {
+                    incarnation,
+                    missing,
+                } = &**stalled;
+                let incarnation = self.incarnation(Some(incarnation));
+                format!(
+                    "stands still in {incarnation}, waits for {}",
+                    self.members(missing)
+                )
+            }
+            Event::Reformed(reformed) => {
+                let Reformed {
+                    parent,
+                    incarnation,
+                    at,
+                    is_proved,
+                    state,
+                } = &**reformed;
+                let before = self.incarnation(Some(&parent.incarnation));
+                let incarnation = self.incarnation(Some(incarnation));
+                let how = if *is_proved { "proved" } else { "not proved" };
+                let had = state.as_ref().map_or_else(String::new, |state| {
+                    let state: Vec<_> = state.iter().map(text).collect();
+                    format!(", had {}", state.join(" "))
+                });
+                format!(
+                    "reforms {before} at {} into {incarnation} from {}, {how}{had}",
+                    parent.index,
+                    position(*at)
+                )
+            }
             other => format!("{other:?}"),
         }
     }
@@ -373,8 +461,13 @@ impl Names {
             Phase::Frozen(_) => " (frozen)",
             Phase::Sealed(_) => " (sealed)",
         };
+        let stalled = if status.stalled.is_some() {
+            " (stalled)"
+        } else {
+            ""
+        };
         format!(
-            "{} {:?} of {incarnation}{phase} in t{}, follows {}, last {}, commit {}, applied {}, kept from {}, voters {}",
+            "{} {:?} of {incarnation}{phase}{stalled} in t{}, follows {}, last {}, commit {}, applied {}, kept from {}, voters {}",
             self.member(&status.me),
             status.role,
             status.term,

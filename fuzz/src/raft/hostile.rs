@@ -6,8 +6,8 @@ use smalti_core::id::{Digest, GroupId, Instance};
 use smalti_core::protocol::raft::{
     Append, AppendOutcome, AppendReply, Batch, Candidacy, Charter, Commands, CommandsBuilder,
     Configuration, Entry, Envelope, Hello, Incarnation, Index, LeadershipPreference, Manifest,
-    Meeting, Member, Message, Offer, Owner, Payload, Position, Run, Seal, Sequence, SessionId,
-    Status, Term, Verdict, Weight,
+    Meeting, Member, Message, Offer, Owner, Part, Payload, Pledge, Position, Reform, Remains, Run,
+    Seal, Sequence, SessionId, Status, Term, Verdict, Weight,
 };
 use smalti_core::wire::{decode, encode};
 
@@ -332,6 +332,7 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             },
             sealed: self.chance(16).then(|| self.seal()),
             commit: self.index(),
+            succeeds: self.chance(8).then(|| self.known_incarnation()),
         }
     }
 
@@ -358,6 +359,45 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             into: self.known_incarnation(),
             at: self.position(),
             commands: self.number(3),
+        }
+    }
+
+    fn reform(&mut self) -> Reform {
+        let of = self.known_incarnation();
+        let round = self.number(1);
+        if self.chance(2) {
+            return Reform::Answer {
+                of,
+                round,
+                remains: self.remains(),
+            };
+        }
+        Reform::Ask {
+            of,
+            round,
+            floor: self.position(),
+            is_ordered: self.chance(4),
+            pledge: self.chance(4).then(|| Pledge {
+                participants: self.members().into_iter().collect(),
+                gone: self.members().into_iter().collect(),
+            }),
+        }
+    }
+
+    fn remains(&mut self) -> Remains {
+        Remains {
+            goes_on: self.chance(8),
+            has_gone_over: self.chance(8),
+            sealed: self.chance(16).then(|| self.seal()),
+            part: self.chance(2).then(|| Part {
+                last: self.position(),
+                commit: self.position(),
+                has_floor: self.chance(2),
+                voters: self.members(),
+                named: self.members(),
+                is_observer: self.chance(4),
+            }),
+            knows: self.members(),
         }
     }
 
@@ -563,12 +603,20 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             | Message::Chunk { .. }
             | Message::Founding(_)
             | Message::Meeting(_) => return None,
+            Message::Reform(reform) => match &**reform {
+                Reform::Ask { of, round, .. } => Message::Reform(Box::new(Reform::Answer {
+                    of: *of,
+                    round: *round,
+                    remains: self.remains(),
+                })),
+                Reform::Answer { .. } => return None,
+            },
         };
         Some(answer)
     }
 
     fn message(&mut self) -> Message {
-        match self.script.below(25) {
+        match self.script.below(26) {
             0 => Message::Hello(Box::new(self.hello())),
             1 => Message::PreVote(self.candidacy()),
             2 => Message::RequestVote(self.candidacy()),
@@ -610,6 +658,7 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             },
             22 => Message::Founding(Box::new(self.charter())),
             23 => Message::Meeting(self.meeting()),
+            24 => Message::Reform(Box::new(self.reform())),
             _ => Message::NotLeader {
                 term: self.term(),
                 leader: Some(self.member()),

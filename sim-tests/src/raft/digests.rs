@@ -28,6 +28,7 @@ pub(super) fn of_input(input: &Input) -> u64 {
         Input::Read(read) => digest(&(9u8, read.0)),
         Input::TransferLeadership => digest(&10u8),
         Input::Leave => digest(&11u8),
+        Input::Reform => digest(&12u8),
     }
 }
 
@@ -106,6 +107,7 @@ fn message(message: &Message, to: &mut TraceHasher) {
         Message::Promise { round } => round.hash(to),
         Message::Founding(charter) => (charter.nonce, charter.founder, &charter.voters).hash(to),
         Message::Meeting(meeting) => self::meeting(meeting, to),
+        Message::Reform(reform) => reform.hash(to),
     }
 }
 

@@ -51,6 +51,8 @@ pub(super) enum Said {
     Hello,
     /// Something between candidates for a founding, or between two incarnations.
     Founding,
+    /// Something of a snapshot.
+    Snapshot,
     /// A vote was granted.
     Vote {
         term: Term,
@@ -126,7 +128,13 @@ fn letter(peer: PeerId, envelope: &Envelope) -> Letter {
         Message::Invite { .. }
         | Message::Promise { .. }
         | Message::Founding(_)
-        | Message::Meeting(_) => Said::Founding,
+        | Message::Meeting(_)
+        | Message::Reform(_) => Said::Founding,
+        // Whoever goes over to an incarnation that was reformed from its own fetches its snapshot first.
+        Message::FetchManifest
+        | Message::Manifest(_)
+        | Message::FetchChunk { .. }
+        | Message::Chunk { .. } => Said::Snapshot,
         Message::VoteReply {
             term,
             pre,

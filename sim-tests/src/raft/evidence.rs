@@ -96,8 +96,8 @@ impl Evidence {
         let is_present = self.known[place(&letter.from.peer)] == Some(letter.from.instance);
         let is_ours = letter.incarnation.is_some()
             && [watch.incarnation, status.incarnation].contains(&letter.incarnation);
-        let is_founding = matches!(letter.said, Said::Founding);
-        !is_for_us || !is_present || !(is_ours || is_founding)
+        let is_for_any = matches!(letter.said, Said::Founding | Said::Snapshot);
+        !is_for_us || !is_present || !(is_ours || is_for_any)
     }
 
     /// The latest round of the term that the member leads, before this step.

@@ -122,6 +122,18 @@ pub enum GroupEvent {
     /// Two foundings of the group have met, and the life that the node belonged to was given up for the other, to
     /// which it belongs now. Its state has begun anew; calls that were open have failed.
     Superseded(Arc<Superseded>),
+    /// The group stands still: so many voters are silent that nobody can be elected, and it is not proved that they
+    /// are gone for good. It goes on when they come back, or when an operator calls [`Group::reform`].
+    Stalled {
+        /// The life of the group that the node belongs to.
+        incarnation: Incarnation,
+        /// Who is waited for. Empty where nobody that is left has a log to know that by.
+        missing: Vec<PeerId>,
+    },
+    /// Too many voters were gone for good. The group goes on in another life, from what was left of the one before: what
+    /// was acknowledged there may be lost. Calls that had been sent fail as
+    /// [`Unknown`](super::CommandError::Unknown).
+    Reformed(Arc<Reformed>),
     /// The group does nothing any more on this node.
     Stopped(Stopped),
 }
@@ -160,6 +172,45 @@ impl From<raft::Superseded> for Superseded {
             commands: superseded.commands,
             commands_in_all: superseded.commands_in_all,
             chunks: superseded.state,
+        }
+    }
+}
+
+/// How a group has gone on after too many of its voters were gone for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reformed {
+    /// The life that could not go on, and how far this node had applied its log.
+    pub parent: Version,
+    /// The one that goes on.
+    pub incarnation: Incarnation,
+    /// Where the log ended that it goes on from. What lay above, or in its place elsewhere, is lost.
+    pub at: Position,
+    /// It was proved that the one before could not go on; else an operator has said so, or
+    /// [`reform_after`](Config::reform_after) has passed.
+    pub is_proved: bool,
+    chunks: Option<Vec<Bytes>>,
+}
+
+impl Reformed {
+    /// The state that this node had before; `None` where all that it knew to be committed is part of what goes on.
+    ///
+    /// # Errors
+    /// Where `S` is not the [snapshot](StateMachine::Snapshot) of the group's state machine.
+    pub fn state<S: Snapshot>(&self) -> Result<Option<S>, RestoreError> {
+        let chunks = self.chunks.as_deref();
+        chunks.map(S::from_chunks).transpose()
+    }
+}
+
+impl From<raft::Reformed> for Reformed {
+    fn from(reformed: raft::Reformed) -> Self {
+        Self {
+            parent: reformed.parent,
+            incarnation: reformed.incarnation,
+            at: reformed.at,
+            is_proved: reformed.is_proved,
+            chunks: reformed.state,
         }
     }
 }
@@ -397,6 +448,17 @@ impl<M: StateMachine> Group<M> {
     pub fn transfer_leadership(&self) {
         // Fails only where the group has stopped: this node leads nothing then.
         let _ = self.0.events.send(Event::TransferLeadership);
+    }
+
+    /// Has a group that [stands still](GroupEvent::Stalled) go on from what is left, without proof that the others are
+    /// gone: in another life, from the best log of the members that this node has a bond with. What only the others
+    /// have is lost, and where they are alive and together a majority there are two groups then, one of which is given up
+    /// when they meet.
+    ///
+    /// Returns at once; [`GroupEvent::Reformed`] tells. Nothing comes of it where the group goes on by itself.
+    pub fn reform(&self) {
+        // Fails only where the worker has ended.
+        let _ = self.0.events.send(Event::Reform);
     }
 
     /// Leaves the group for good: the node votes no longer, and what it keeps of the group on disk is removed.

@@ -51,6 +51,8 @@ pub(super) enum Event<M: StateMachine> {
         reply: oneshot::Sender<Result<Queried<M::QueryResult>, QueryError>>,
     },
     TransferLeadership,
+    /// A group that stands still is to go on from what is left.
+    Reform,
     /// The node leaves the group for good.
     Leave,
 }

@@ -27,7 +27,7 @@ pub(crate) use builder::COMMAND_TIMEOUT;
 pub use builder::{GroupBuilder, Storage};
 pub use error::{CommandError, JoinError, QueryError, Stopped};
 pub use handle::{
-    Bond, Bonds, Consistency, Executed, Group, GroupEvent, Pending, PendingMany, Queried,
+    Bond, Bonds, Consistency, Executed, Group, GroupEvent, Pending, PendingMany, Queried, Reformed,
     Superseded,
 };
 pub(crate) use links::Groups as BondLinks;

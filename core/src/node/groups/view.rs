@@ -36,6 +36,8 @@ pub struct GroupStatus {
     /// The node knows the leader and is not catching up with it, and the group has not met another founding of
     /// itself: commands and queries are answered.
     pub is_online: bool,
+    /// Who is waited for, where the group [stands still](super::GroupEvent::Stalled).
+    pub stalled: Option<Arc<[PeerId]>>,
     /// Why the group does nothing any more on this node.
     pub stopped: Option<Stopped>,
 }
@@ -53,6 +55,7 @@ impl GroupStatus {
             applied: Index::ZERO,
             commands: 0,
             is_online: false,
+            stalled: None,
             stopped: None,
         }
     }
@@ -79,6 +82,8 @@ impl GroupStatus {
             applied: status.applied,
             commands: status.commands,
             is_online: leader.is_some() && is_level && is_open,
+            stalled: (status.stalled)
+                .map(|stalled| stalled.missing.iter().map(|it| it.peer).collect()),
             stopped: None,
         }
     }
@@ -89,6 +94,7 @@ impl GroupStatus {
             role: Role::Stopped,
             leader: None,
             is_online: false,
+            stalled: None,
             stopped: Some(why),
             ..self.clone()
         }

@@ -225,6 +225,7 @@ impl<M: StateMachine> Worker<M> {
                 return;
             }
             Event::TransferLeadership => Input::TransferLeadership,
+            Event::Reform => Input::Reform,
             Event::Leave => {
                 let until = now + self.parts.departure_window;
                 if !matches!(self.closing, Closing::Left { .. }) {
@@ -416,6 +417,28 @@ impl<M: StateMachine> Worker<M> {
                     "two foundings of a group have met, and this node's was given up"
                 );
                 GroupEvent::Superseded(Arc::new((*superseded).into()))
+            }
+            raft::Event::Stalled(stalled) => {
+                let missing: Vec<PeerId> = stalled.missing.iter().map(|it| it.peer).collect();
+                tracing::warn!(
+                    group = %self.parts.group.short(),
+                    missing = missing.len(),
+                    "a group stands still: too many of its voters are silent, and may come back"
+                );
+                GroupEvent::Stalled {
+                    incarnation: stalled.incarnation,
+                    missing,
+                }
+            }
+            raft::Event::Reformed(reformed) => {
+                tracing::warn!(
+                    group = %self.parts.group.short(),
+                    parent = %reformed.parent.incarnation,
+                    incarnation = %reformed.incarnation,
+                    proved = reformed.is_proved,
+                    "a group has lost too many of its voters, and goes on from what was left"
+                );
+                GroupEvent::Reformed(Arc::new((*reformed).into()))
             }
             // The status shows it.
             raft::Event::Committed(_) => return,

@@ -165,8 +165,9 @@ impl Client {
         self.owner
     }
 
-    /// Goes on as `owner`: the node has left its founding, in which no session was opened.
-    pub(super) fn leave_founding(&mut self, owner: Owner) {
+    /// Goes on as `owner`: the sessions of the incarnation that it belonged to mean nothing in the next. What became of
+    /// commands that were sent is not known; those that were not are sent there.
+    pub(super) fn begin_anew(&mut self, owner: Owner) {
         self.lose_session();
         self.owner = owner;
     }

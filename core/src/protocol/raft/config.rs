@@ -92,6 +92,10 @@ pub struct Config {
     /// Bytes of outputs kept for one session; above, the oldest go, and before that where all sessions together
     /// keep more than 64 MiB. Default: 1 MiB.
     pub session_bytes_max: u32,
+    /// A group that stands still, because too many of its voters are silent, goes on without them after so long, at
+    /// the price of what only they have, and of a fork where they live. `None`: it waits for them, or for an operator.
+    /// Where it is proved that they are gone it goes on at once. Default: `None`.
+    pub reform_after: Option<Duration>,
     /// The rule that this member breaks.
     #[cfg(smalti_mutants)]
     #[serde(skip)]
@@ -117,6 +121,7 @@ impl Default for Config {
             log_window: 16_384,
             sessions_max: 4_096,
             session_bytes_max: 1 << 20,
+            reform_after: None,
             #[cfg(smalti_mutants)]
             mutant: None,
         }
@@ -137,6 +142,11 @@ impl Config {
         ];
         if let Some((what, _)) = zero.into_iter().find(|(_, value)| value.is_zero()) {
             return Err(ConfigError::Zero { what });
+        }
+        if self.reform_after.is_some_and(|after| after.is_zero()) {
+            return Err(ConfigError::Zero {
+                what: "reform_after",
+            });
         }
         if self.election_timeout < 2 * (self.heartbeat_interval + self.heartbeat_jitter) {
             return Err(ConfigError::Impatient {

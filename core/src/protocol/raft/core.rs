@@ -20,6 +20,7 @@ use super::machine::Identity;
 use super::meeting::Meetings;
 use super::messages::{Envelope, Hello, Message};
 use super::mutants::mutant;
+use super::reforming::Reforming;
 use super::standing::{Seal, Standing};
 use super::status::Role;
 use super::store::{HardState, Recovered};
@@ -58,6 +59,8 @@ pub(super) struct Peer {
     pub(super) commit: Index,
     /// The founding that it has left last.
     pub(super) left: Option<Incarnation>,
+    /// The incarnation that its own was reformed from, where that is the one we said we belong to.
+    pub(super) succeeds: Option<Incarnation>,
     /// The greatest number under which it has said who it is.
     pub(super) ping: u64,
     /// The greatest number of ours that it has heard in its present life.
@@ -80,6 +83,7 @@ impl Peer {
             preference: LeadershipPreference::Normal,
             commit: Index::ZERO,
             left: None,
+            succeeds: None,
             ping: 0,
             pong: 0,
             hello_at: now,
@@ -133,6 +137,8 @@ pub(super) struct Core {
     pub(super) meetings: Meetings,
     /// The incarnations that are known to have ended.
     pub(super) seals: Seals,
+    /// What it does while it knows of no leader.
+    pub(super) reforming: Reforming,
     /// What was given up since the last turn.
     pub(super) given_up: Option<Seal>,
     /// It leaves for good; when it asks for that again.
@@ -212,6 +218,7 @@ impl Core {
             commands_applied: 0,
             meetings: Meetings::default(),
             seals: hard_state.map_or_else(Seals::default, |hard| Seals::recovered(&hard.seals)),
+            reforming: Reforming::new(now),
             given_up: None,
             leaving: None,
             read_indexes: Vec::new(),
@@ -384,6 +391,9 @@ impl Core {
             self.vote = None;
             self.persist_hard_state();
         }
+        if leader.is_some() || matches!(self.state, State::Leader(_)) {
+            self.reforming.begin_anew(now);
+        }
         if !matches!(self.state, State::Follower) {
             self.state = State::Follower;
             self.await_leader(now);
@@ -471,6 +481,7 @@ impl Core {
             (leaving, "leaving"),
             (self.change_over_at(), "change-over"),
             (self.founding_due_at(), "founding"),
+            (self.reforming_due_at(), "reforming"),
         ];
         all.into_iter().filter_map(|(at, why)| Some((at?, why)))
     }
@@ -507,6 +518,14 @@ impl Core {
     pub(super) fn is_current(&mut self, now: Instant, id: PeerId, envelope: &Envelope) -> bool {
         let me = self.me.instance;
         let ignores = mutant!(self.config, InstanceIgnored);
+        let sender = Member {
+            peer: id,
+            instance: envelope.from,
+        };
+        // Its life is over: what it has said is late.
+        if self.reforming.is_gone(&sender) {
+            return false;
+        }
         let Some(peer) = self.peers.get_mut(&id) else {
             return false;
         };
@@ -597,6 +616,7 @@ impl Core {
             commit: self.commit,
             left: self.left,
             sealed: peer.incarnation.and_then(|of| self.seals.get(&of)),
+            succeeds: (peer.incarnation).filter(|of| self.standing.descends_from(of)),
         };
         let envelope = Envelope {
             from: self.me.instance,
@@ -618,6 +638,13 @@ impl Core {
         hello: &Hello,
     ) -> bool {
         self.forget_former_voters();
+        let sender = Member {
+            peer: id,
+            instance: envelope.from,
+        };
+        if self.reforming.is_gone(&sender) {
+            return false;
+        }
         let our_ping = self.ping;
         let is_for_us = envelope.to == Some(self.me.instance);
         let takes_us_for_another = envelope.to.is_some() && !is_for_us;
@@ -654,10 +681,7 @@ impl Core {
         if is_new_boot {
             peer.pong = 0;
         }
-        let member = Member {
-            peer: id,
-            instance: envelope.from,
-        };
+        let member = sender;
         let before = self.runs.get(&member);
         if before.is_some_and(|before| envelope.run.is_set_back_from(*before)) {
             // It may be from before its last start, and late. Only what answers a question asked from now on was
@@ -687,6 +711,7 @@ impl Core {
         peer.incarnation = envelope.incarnation;
         peer.preference = hello.preference;
         peer.left = hello.left;
+        peer.succeeds = hello.succeeds;
         peer.ping = hello.ping;
         peer.pong = peer.pong.max(pong);
         // It may have heard us over a bond before this one, and forgotten.
@@ -695,7 +720,7 @@ impl Core {
         }
         let is_behind = envelope
             .incarnation
-            .is_some_and(|of| self.seals.get(&of).is_some());
+            .is_some_and(|of| self.seals.get(&of).is_some() || self.standing.descends_from(&of));
         let is_booted = is_new_boot && is_same_life;
         if is_booted {
             // Only what answers a question asked from now on was surely said by the store opened last.

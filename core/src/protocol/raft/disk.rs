@@ -73,6 +73,11 @@ impl Disk {
         }
     }
 
+    /// What waits is not to be said any more: the life that would have said it is over.
+    pub(super) fn forget_held(&mut self) {
+        self.held.clear();
+    }
+
     /// The log gets `entry` at its place; what was there or above is gone.
     pub(super) fn append(&mut self, entry: &Entry) {
         let before = entry.index.previous();

@@ -31,7 +31,7 @@ impl Core {
             return;
         }
         self.await_leader(now);
-        if self.is_voter() {
+        if self.is_voter() && !self.reforming.is_pledged() {
             self.ask_whether_elected(now);
         } else {
             self.set_leader(None);
@@ -105,7 +105,12 @@ impl Core {
         candidacy: Candidacy,
         pre: bool,
     ) {
-        let verdict = self.judge(now, candidate, candidacy, pre);
+        // A vote would let the incarnation go on that the member has given its word to leave.
+        let verdict = if self.is_held_to_word(&candidate) {
+            Verdict::Refused
+        } else {
+            self.judge(now, candidate, candidacy, pre)
+        };
         if verdict == Verdict::Granted && !pre {
             self.vote = Some(candidate);
             self.persist_hard_state();
@@ -238,6 +243,7 @@ impl Core {
 
     /// Becomes the leader of the present term.
     pub(super) fn lead(&mut self, now: Instant) {
+        self.reforming.begin_anew(now);
         self.forget_former_voters();
         let mut leading = Leading::new(now, self.term);
         let last = self.last().index;

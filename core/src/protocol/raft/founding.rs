@@ -13,6 +13,7 @@ use super::log::Log;
 use super::messages::Message;
 use super::mutants::mutant;
 use super::standing::Standing;
+use super::store::Manifest;
 use super::types::{Charter, Incarnation, Index, Member, Position, Term};
 use crate::id::{Instance, PeerId};
 use crate::time::Instant;
@@ -268,6 +269,7 @@ impl Core {
         self.log.append(entry);
         self.state = State::Follower;
         self.await_leader(now);
+        self.reforming.begin_anew(now);
         self.introduce_anew(now);
         if is_new {
             self.event(Event::Joined(incarnation));
@@ -345,6 +347,7 @@ impl Core {
         self.persist_hard_state();
         self.state = State::Follower;
         self.await_leader(now);
+        self.reforming.begin_anew(now);
         self.introduce_anew(now);
         self.event(Event::Joined(incarnation));
     }
@@ -437,6 +440,7 @@ impl Core {
             self.left = Some(left);
             self.begin_another_life();
             self.state = State::Candidate(Candidacy::new(now));
+            self.reforming.begin_anew(now);
             self.introduce_anew(now);
             self.event(Event::LeftFounding(left));
         }
@@ -447,7 +451,20 @@ impl Core {
     pub(super) fn begin_another_life(&mut self) {
         // A fresh instance, in the same write: what the one before has promised stays true for ever,
         // so that proofs do not age (schedules A-ii, A-iii).
-        self.me.instance = Instance::from_rng(&mut self.rng);
+        let instance = self.next_instance();
+        self.forget_life(instance);
+        self.disk.reset();
+        self.persist_hard_state();
+    }
+
+    /// A life that nobody has had before.
+    pub(super) fn next_instance(&mut self) -> Instance {
+        Instance::from_rng(&mut self.rng)
+    }
+
+    /// Becomes another member, which knows nothing of the one before. What the disk has of it is the caller's.
+    fn forget_life(&mut self, instance: Instance) {
+        self.me.instance = instance;
         self.term = Term::ZERO;
         self.vote = None;
         self.log = Log::default();
@@ -457,13 +474,57 @@ impl Core {
         self.applied = Index::ZERO;
         self.commands_applied = 0;
         self.read_indexes.clear();
-        self.disk.reset();
-        self.persist_hard_state();
         self.state = State::Follower;
         self.set_leader(None);
         self.leader_heard_at = None;
         for peer in self.peers.values_mut() {
             peer.pong = 0;
+        }
+    }
+
+    /// Begins a life in an incarnation that was reformed from the present one, with the snapshot at `manifest` as all that
+    /// it has. The caller writes that, and then the hard state, in one.
+    pub(super) fn enter(
+        &mut self,
+        now: Instant,
+        instance: Instance,
+        manifest: &Manifest,
+        standing: &Standing,
+        commands: u64,
+    ) {
+        self.forget_life(instance);
+        let position = manifest.position;
+        self.incarnation = Some(manifest.incarnation);
+        self.term = position.term;
+        self.log = Log::after(
+            position,
+            manifest.configured_at,
+            manifest.configuration.clone(),
+        );
+        self.commit = position.index;
+        self.standing = standing.clone();
+        (self.applied, self.commands_applied) = (position.index, commands);
+        self.disk.forget_held();
+        self.reforming.begin_anew(now);
+        self.await_leader(now);
+        self.introduce_anew(now);
+    }
+
+    /// The founding of an incarnation that goes on from the present one, by this member alone, in its next life.
+    pub(super) fn charter_of_reform(&mut self) -> Charter {
+        let mut nonce = [0; 32];
+        self.rng.fill_bytes(&mut nonce);
+        let founder = Member {
+            peer: self.me.peer,
+            instance: self.next_instance(),
+        };
+        Charter {
+            group: self.group,
+            nonce,
+            founder,
+            voters: vec![founder],
+            expected: 0,
+            parent: self.incarnation,
         }
     }
 }

@@ -5,8 +5,9 @@ use bytes::Bytes;
 use super::entry::{Commands, SessionId};
 use super::messages::Envelope;
 use super::outputs::Outputs;
+use super::reforming::Stalled;
 use super::store::{StorageError, Write};
-use super::types::{Incarnation, Index, Member, Sequence, Term, Version};
+use super::types::{Incarnation, Index, Member, Position, Sequence, Term, Version};
 use crate::id::PeerId;
 
 /// What happens to the machine.
@@ -37,6 +38,9 @@ pub enum Input {
     TransferLeadership,
     /// The node leaves the group for good.
     Leave,
+    /// An operator wants a group that [stands still](Event::Stalled) to go on from what is left, without proof that the
+    /// others are gone. Ignored where it goes on by itself.
+    Reform,
 }
 
 /// What is known of a group beyond the bonds.
@@ -209,6 +213,28 @@ pub enum Event {
     /// The incarnation that it belonged to was given up for another, to which it belongs now. Its state machine
     /// is as it was before any command. Calls and reads that were open end as superseded.
     Superseded(Box<Superseded>),
+    /// The group stands still: so many voters are silent that nobody can be elected, and it is not proved that they
+    /// are gone. Told once; what is missing may change.
+    Stalled(Box<Stalled>),
+    /// The group goes on in another incarnation, from what was left of the one before. Calls that had been sent end as
+    /// unknown, and reads are asked again.
+    Reformed(Box<Reformed>),
+}
+
+/// How a member's group has gone on after too many of its voters were gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reformed {
+    /// The incarnation that could not go on, and how far the member had applied its log.
+    pub parent: Version,
+    /// The one that goes on.
+    pub incarnation: Incarnation,
+    /// Where the log ended that it goes on from. What lay above, or in its place elsewhere, is lost.
+    pub at: Position,
+    /// It was proved that the one before could not go on; else an operator has said so, or `reform_after` has passed.
+    pub is_proved: bool,
+    /// The state that the member had, as chunks for [`StateMachine::restore`](super::StateMachine::restore). `None` where
+    /// all that it knew to be committed is part of what goes on.
+    pub state: Option<Vec<Bytes>>,
 }
 
 /// What a member has given up.

@@ -1,11 +1,11 @@
 //! The log, as far as it is kept.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::configuration::Configuration;
 use super::entry::{Entry, Payload};
-use super::types::{Charter, Index, Position, Term};
+use super::types::{Charter, Index, Member, Position, Term};
 
 /// The entries of a member, without holes, after a position that a snapshot covers.
 ///
@@ -86,6 +86,13 @@ impl Log {
         before
             .find(|(at, _)| *at <= index)
             .map_or(&self.none, |(_, it)| it)
+    }
+
+    /// All that vote by the configuration in force at `index` or by a later one.
+    pub(super) fn named_from(&self, index: Index) -> BTreeSet<Member> {
+        let first = self.configurations.iter().rposition(|(at, _)| *at <= index);
+        let all = self.configurations.iter().skip(first.unwrap_or(0));
+        all.flat_map(|(_, it)| it.voters.iter().copied()).collect()
     }
 
     /// The charter, while entry 1 is kept.
@@ -220,11 +227,8 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::id::{Instance, PeerId};
-    use crate::protocol::raft::types::Member;
 
     fn entry(index: u64, term: u64) -> Entry {
         Entry {
@@ -284,6 +288,8 @@ mod tests {
         }
         assert_eq!(log.configuration().voters.len(), 4);
         assert_eq!(log.configuration_as_of(Index(2)).voters.len(), 3);
+        assert_eq!(log.named_from(Index(2)).len(), 4);
+        assert_eq!(log.named_from(Index(1)).len(), 4);
         log.truncate_from(Index(3));
         assert_eq!(log.configuration().voters.len(), 3);
         assert_eq!(log.configured_at(), Index(2));

@@ -1,11 +1,13 @@
 //! The machine: it owns the parts, and carries to each what concerns it.
 
+mod reform;
 mod snapshots;
 
 use std::cell::Cell;
 
 use rand_chacha::ChaCha8Rng;
 
+use self::reform::Following;
 use super::asking::Asking;
 use super::catch_up::{CatchUp, Gained, Gap, SnapshotShelf, fetch};
 use super::client::{Client, Ended};
@@ -59,6 +61,8 @@ pub struct Raft<S: StateMachine> {
     client: Client,
     asking: Asking,
     catch_up: Option<CatchUp>,
+    /// The snapshot of an incarnation that was reformed from ours, on its way.
+    following: Option<Following>,
     shelf: SnapshotShelf,
     saving: Saving,
     /// What the log was cut for the last time by: the lowest index wanted, and the changes of the shelf.
@@ -107,6 +111,7 @@ impl<S: StateMachine> Raft<S> {
             client: Client::new(owner, forward_timeout),
             asking: Asking::new(core.run.id),
             catch_up: None,
+            following: None,
             saving: Saving::new(storage, saved),
             core,
             replica,
@@ -134,6 +139,7 @@ impl<S: StateMachine> Raft<S> {
             commands: self.replica.commands(),
             is_catching_up: self.catch_up.is_some(),
             phase: *self.replica.standing().phase(),
+            stalled: core.reforming.stalled(),
             kept_from: core.log.kept_from(),
             configuration: core.log.configuration(),
         }
@@ -195,11 +201,29 @@ impl<S: StateMachine> Raft<S> {
                 core.on_meeting(now, from, envelope.incarnation, meeting);
                 return;
             }
+            Message::Reform(reform) => {
+                core.on_reform(now, from, envelope.incarnation, *reform);
+                return;
+            }
             _ => {}
         }
+        if self.follows(&envelope, from) {
+            self.successor_message(now, from, envelope.message);
+            return;
+        }
         // Each incarnation has a log of its own: what is said of one means nothing in another.
+        let core = &self.core;
         let is_ours = core.incarnation.is_some() && envelope.incarnation == core.incarnation;
-        if is_ours || (core.incarnation.is_some() && mutant!(core.config, IncarnationIgnored)) {
+        // But whoever goes over to an incarnation that was reformed from its own has its snapshot first.
+        let is_successors = matches!(
+            envelope.message,
+            Message::FetchManifest | Message::FetchChunk { .. }
+        ) && (envelope.incarnation)
+            .is_some_and(|of| core.standing.descends_from(&of));
+        if is_ours
+            || is_successors
+            || (core.incarnation.is_some() && mutant!(core.config, IncarnationIgnored))
+        {
             self.member_message(now, from, envelope.run, envelope.message);
         }
     }
@@ -293,7 +317,8 @@ impl<S: StateMachine> Raft<S> {
             | Message::Invite { .. }
             | Message::Promise { .. }
             | Message::Founding(_)
-            | Message::Meeting(_) => {}
+            | Message::Meeting(_)
+            | Message::Reform(_) => {}
         }
     }
 
@@ -460,6 +485,7 @@ impl<S: StateMachine> Raft<S> {
             return;
         }
         self.core.go_on_founding(now);
+        self.go_on_reforming(now);
         if self.core.role() == Role::Leader {
             // Whoever leads has all that was committed.
             self.catch_up = None;
@@ -597,12 +623,18 @@ impl<S: StateMachine> Raft<S> {
         match self.core.given_up.take() {
             Some(seal) => self.give_up(owner, seal),
             None => {
-                self.client.leave_founding(owner);
+                self.client.begin_anew(owner);
                 self.replica.leave_founding(owner);
                 self.asking.incarnation_left();
             }
         }
+        self.forget_transfers();
+    }
+
+    /// What was fetched, served and saved of an incarnation means nothing in the next.
+    fn forget_transfers(&mut self) {
         self.catch_up = None;
+        self.following = None;
         self.shelf = SnapshotShelf::new(&self.core.config);
         self.compacted = (Index::ZERO, 0);
         self.saving = Saving::new(self.core.config.storage, Index::ZERO);
@@ -727,6 +759,7 @@ impl<S: StateMachine> Machine for Raft<S> {
             Input::Read(id) => self.read(now, id),
             Input::TransferLeadership => self.core.transfer(now),
             Input::Leave => self.core.leave(now),
+            Input::Reform => self.core.order(now, true),
         }
     }
 
@@ -742,9 +775,13 @@ impl<S: StateMachine> Machine for Raft<S> {
             self.core.go_on_meeting(now);
         }
         self.core.change_over_if_due(now);
+        self.core.reforming_due(now);
         self.core.go_on_with_transfer(now);
         if let Some(catch_up) = &mut self.catch_up {
             catch_up.handle_timeout(now);
+        }
+        if let Some(following) = &mut self.following {
+            following.handle_timeout(now);
         }
         self.shelf.handle_timeout(now);
     }
@@ -760,6 +797,10 @@ impl<S: StateMachine> Machine for Raft<S> {
             (
                 self.catch_up.as_ref().and_then(CatchUp::poll_timeout),
                 "catch-up",
+            ),
+            (
+                self.following.as_ref().and_then(Following::poll_timeout),
+                "successor",
             ),
         ];
         let own = own.into_iter().filter_map(|(at, why)| Some((at?, why)));

@@ -1,10 +1,13 @@
 //! What members say to each other.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::config::LeadershipPreference;
 use super::entry::{Batch, Entry};
+use super::remains::Remains;
 use super::standing::{Offer, Seal};
 use super::store::Manifest;
 use super::types::{Charter, Incarnation, Index, Member, Position, Run, Term};
@@ -148,6 +151,44 @@ pub enum Message {
     Founding(Box<Charter>),
     /// Between two incarnations of the group. Processed whatever its incarnation.
     Meeting(Meeting),
+    /// Of an incarnation that has no leader. Processed whatever its incarnation.
+    Reform(Box<Reform>),
+}
+
+/// What is said of an incarnation that has no leader.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Reform {
+    /// Asks what is left of it.
+    Ask {
+        /// The incarnation.
+        of: Incarnation,
+        /// Given back in the answer.
+        round: u64,
+        /// Whether the addressee has this entry, which is known to be committed.
+        floor: Position,
+        /// An operator wants the group to go on from what is left, without proof.
+        is_ordered: bool,
+        /// What the addressee is to give its word on, if it is one of those that take part.
+        pledge: Option<Pledge>,
+    },
+    /// The answer.
+    Answer {
+        /// The incarnation that was asked about.
+        of: Incarnation,
+        /// As asked.
+        round: u64,
+        /// What the sender knows of it.
+        remains: Remains,
+    },
+}
+
+/// That it is proved that an incarnation cannot go on: those that take part give their word to do nothing more for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Pledge {
+    /// Who takes part.
+    pub participants: BTreeSet<Member>,
+    /// The lives that are over. What they have said and is still on its way is not listened to any more.
+    pub gone: BTreeSet<Member>,
 }
 
 /// What members of two incarnations say to each other.
@@ -186,6 +227,13 @@ impl Message {
             Self::TimeoutNow { term } | Self::NotLeader { term, .. } => Some(*term),
             Self::Fetched { entries, .. } => Some(of_last(entries)),
             Self::Manifest(Some(manifest)) => Some(manifest.position.term),
+            Self::Reform(reform) => match &**reform {
+                Reform::Ask { floor, .. } => Some(floor.term),
+                Reform::Answer { remains, .. } => {
+                    let part = remains.part.as_ref();
+                    part.map(|part| part.last.term.max(part.commit.term))
+                }
+            },
             _ => None,
         }
     }
@@ -211,6 +259,8 @@ pub struct Hello {
     pub left: Option<Incarnation>,
     /// The incarnation that the addressee said it belongs to has been sealed, as the sender knows.
     pub sealed: Option<Seal>,
+    /// The incarnation that the addressee said it belongs to, where the sender's was reformed from it.
+    pub succeeds: Option<Incarnation>,
 }
 
 /// A candidacy.

@@ -26,6 +26,8 @@ mod outline;
 mod outputs;
 mod progress;
 mod reads;
+mod reforming;
+mod remains;
 mod replica;
 mod replication;
 mod saving;
@@ -48,19 +50,22 @@ pub use entry::{
     SessionId,
 };
 pub use io::{
-    CallId, CallOutcome, Event, Input, Output, ReadError, ReadId, Rejection, StopReason,
+    CallId, CallOutcome, Event, Input, Output, ReadError, ReadId, Reformed, Rejection, StopReason,
     Superseded, Surroundings, WriteId,
 };
 pub use machine::{Identity, Raft};
 pub use memory::{InMemoryStorage, StoreImage};
 pub use messages::{
-    Append, AppendOutcome, AppendReply, Candidacy, Envelope, Hello, Meeting, Message, Verdict,
+    Append, AppendOutcome, AppendReply, Candidacy, Envelope, Hello, Meeting, Message, Pledge,
+    Reform, Verdict,
 };
 #[cfg(smalti_mutants)]
 pub use mutants::Mutant;
 pub use outline::Outline;
 pub use outputs::{Ending, Outputs, OutputsBuilder};
-pub use standing::{Offer, Phase, Seal, Weight};
+pub use reforming::Stalled;
+pub use remains::{Part, Remains};
+pub use standing::{Ancestor, Offer, Phase, Seal, Weight};
 pub use state::{ApplyContext, FrozenState, RestoreError, StateMachine};
 pub use status::{Role, Status};
 pub use store::{

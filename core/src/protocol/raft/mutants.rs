@@ -59,6 +59,9 @@ pub enum Mutant {
     BothSeal,
     SealedBehindThawed,
     ChangeOverBeforeCommit,
+    ReformWithoutProof,
+    PledgeBroken,
+    ReformFromAnyLog,
 }
 
 #[cfg(smalti_mutants)]
@@ -202,6 +205,18 @@ impl Mutant {
         (
             Self::ChangeOverBeforeCommit,
             "a member changes over only once the seal is committed",
+        ),
+        (
+            Self::ReformWithoutProof,
+            "a group is reformed by itself only where it is proved that nobody can go on",
+        ),
+        (
+            Self::PledgeBroken,
+            "who takes part in a reform does nothing more for the incarnation before",
+        ),
+        (
+            Self::ReformFromAnyLog,
+            "a group is reformed from the best log that is left",
         ),
         (
             Self::DefaultHashedOrder,

@@ -78,7 +78,8 @@ impl Core {
         let State::Leader(leading) = &mut self.state else {
             return;
         };
-        if leading.reads.is_empty() {
+        // Nor is there anything to be read in one that the only one who knows of it may still forget.
+        if leading.reads.is_empty() || !self.disk.is_durable(self.silent_until) {
             return;
         }
         if is_ready && !leading.reads.early.is_empty() {

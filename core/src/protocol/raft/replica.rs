@@ -14,7 +14,7 @@ use super::entry::{Batch, CommandsIter, Entry, Owner, Payload, SessionId};
 use super::mutants::mutant;
 use super::outputs::{Ending, Outputs, OutputsBuilder};
 use super::sessions::{Outcome, Session, Sessions};
-use super::standing::{Phase, Standing};
+use super::standing::{Ancestor, Phase, Standing};
 use super::state::{ApplyContext, FrozenState, RestoreError, StateMachine};
 use super::store::{Manifest, Snapshot};
 use super::types::{Incarnation, Index, Position, Sequence};
@@ -156,12 +156,58 @@ impl<S: StateMachine> Replica<S> {
     /// # Errors
     /// Where the state machine does not read what it has written itself.
     pub(super) fn give_up(&mut self, owner: Owner) -> Result<Vec<Bytes>, RestoreError> {
-        let state = self.state.freeze().chunks(CHUNK_LEN);
+        let state = self.chunks();
         if self.commands > 0 {
             self.state.restore(&self.blank.chunks(CHUNK_LEN))?;
         }
         self.begin_anew(owner);
         Ok(state)
+    }
+
+    /// Goes on as `owner`, who leads alone the incarnation that goes on from this one after all that is applied. Gives
+    /// the snapshot that it begins with, at `position`.
+    pub(super) fn reform(
+        &mut self,
+        owner: Owner,
+        incarnation: Incarnation,
+        position: Position,
+        ancestor: Ancestor,
+    ) -> Arc<Snapshot> {
+        self.owner = owner;
+        // Whoever they were of is another member now.
+        self.sessions = Sessions::default();
+        let voters = self.configuration.voters.len();
+        self.standing = self.standing.reformed(ancestor, voters);
+        self.applied = position;
+        self.incarnation = Some(incarnation);
+        let configuration = Configuration {
+            voters: [owner.member].into(),
+            ..Configuration::default()
+        };
+        self.configure(position.index, configuration);
+        let snapshot = Arc::new(self.frozen(incarnation).to_snapshot());
+        self.latest = Latest::Made(Arc::clone(&snapshot));
+        self.bytes_since_point = 0;
+        snapshot
+    }
+
+    /// Goes on as `owner`, with a snapshot of an incarnation that was reformed from this one.
+    ///
+    /// # Errors
+    /// As [`install`](Self::install). Nothing has changed then.
+    pub(super) fn follow_reform(
+        &mut self,
+        owner: Owner,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<(), RestoreError> {
+        self.install(snapshot)?;
+        self.owner = owner;
+        Ok(())
+    }
+
+    /// The state as chunks.
+    pub(super) fn chunks(&self) -> Vec<Bytes> {
+        self.state.freeze().chunks(CHUNK_LEN)
     }
 
     fn begin_anew(&mut self, owner: Owner) {
@@ -379,7 +425,11 @@ impl<S: StateMachine> Replica<S> {
         let Some(incarnation) = self.incarnation else {
             return;
         };
-        self.latest = Latest::Frozen(Box::new(Frozen {
+        self.latest = Latest::Frozen(Box::new(self.frozen(incarnation)));
+    }
+
+    fn frozen(&self, incarnation: Incarnation) -> Frozen<S::Frozen> {
+        Frozen {
             incarnation,
             position: self.applied,
             configuration: self.configuration.clone(),
@@ -388,7 +438,7 @@ impl<S: StateMachine> Replica<S> {
             commands: self.commands,
             standing: self.standing.clone(),
             state: self.state.freeze(),
-        }));
+        }
     }
 
     /// The snapshot of the latest snapshot point. Made at the first call after that point, in time
@@ -498,6 +548,18 @@ impl<F: FrozenState> Frozen<F> {
             chunks,
         }
     }
+}
+
+/// What is remembered in a snapshot of an incarnation that its own goes on from.
+///
+/// # Errors
+/// Where it is no snapshot.
+pub(super) fn ancestor_in(
+    snapshot: &Snapshot,
+    incarnation: &Incarnation,
+) -> Result<Option<Ancestor>, RestoreError> {
+    let (header, ..) = parse(snapshot)?;
+    Ok(header.standing.ancestor(incarnation))
 }
 
 /// The parts of a snapshot, checked: its header, its sessions, and the chunks of its state.

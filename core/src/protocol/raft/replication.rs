@@ -288,6 +288,9 @@ impl Core {
 
     /// A leader's append. `true` where the member must catch up with the help of others.
     pub(super) fn on_append(&mut self, now: Instant, from: Member, append: Append) -> bool {
+        if self.is_held_to_word(&from) {
+            return false;
+        }
         if append.term < self.term {
             let stale = AppendReply {
                 term: self.term,

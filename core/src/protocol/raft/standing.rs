@@ -17,6 +17,22 @@ use super::types::{Incarnation, Position};
 /// Incarnations whose offers an incarnation decides on, at most: what it has decided is never forgotten.
 const DECIDED_MAX: usize = 64;
 
+/// Incarnations that one goes on from, one after the other, at most: of more the first are forgotten.
+const ANCESTORS_MAX: usize = 16;
+
+/// An incarnation that another one goes on from, since too many of its voters were lost for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Ancestor {
+    /// Which.
+    pub incarnation: Incarnation,
+    /// Where the log ended that was gone on from: what lies above, in any other log of it, is lost.
+    pub at: Position,
+    /// The commands of clients that were applied up to there.
+    pub commands: u64,
+    /// It was proved that it could not go on by itself; else an operator has said so.
+    pub is_proved: bool,
+}
+
 /// How much an incarnation has to lose. Of two that meet the heavier one stays.
 ///
 /// Never falls within an incarnation, so that those that yield to each other never form a circle.
@@ -95,6 +111,8 @@ pub(super) struct Standing {
     is_established: bool,
     /// The latest offer of each that was decided on.
     decided: BTreeMap<Incarnation, Verdict>,
+    /// Those that it was reformed from, the latest one last.
+    ancestors: Vec<Ancestor>,
 }
 
 impl Standing {
@@ -104,6 +122,33 @@ impl Standing {
 
     pub(super) const fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open)
+    }
+
+    /// The standing of an incarnation that goes on from this one, which had so many voters last. It decides anew on all
+    /// that it meets: offers were made to the one before.
+    pub(super) fn reformed(&self, ancestor: Ancestor, voters: usize) -> Self {
+        let mut standing = Self {
+            is_established: self.is_established,
+            ancestors: self.ancestors.clone(),
+            ..Self::default()
+        };
+        standing.ancestors.push(ancestor);
+        if standing.ancestors.len() > ANCESTORS_MAX {
+            standing.ancestors.remove(0);
+        }
+        // What was applied while it was frozen, or behind the last entry weighed, counts now.
+        standing.weigh(ancestor.commands, voters);
+        standing
+    }
+
+    /// What is remembered of an incarnation that this one goes on from.
+    pub(super) fn ancestor(&self, incarnation: &Incarnation) -> Option<Ancestor> {
+        let mut all = self.ancestors.iter();
+        all.find(|of| of.incarnation == *incarnation).copied()
+    }
+
+    pub(super) fn descends_from(&self, incarnation: &Incarnation) -> bool {
+        self.ancestor(incarnation).is_some()
     }
 
     /// What was decided on this offer, if anything.
@@ -119,7 +164,7 @@ impl Standing {
 
     /// Whether it can have come about: asked of what comes from elsewhere.
     pub(super) fn is_sound(&self) -> bool {
-        self.decided.len() <= DECIDED_MAX
+        self.decided.len() <= DECIDED_MAX && self.ancestors.len() <= ANCESTORS_MAX
     }
 
     /// After an entry: so many commands and voters there are now.

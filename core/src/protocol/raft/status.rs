@@ -1,6 +1,7 @@
 //! What can be seen of a machine from outside.
 
 use super::configuration::Configuration;
+use super::reforming::Stalled;
 use super::standing::Phase;
 use super::types::{Incarnation, Index, Member, Position, Term};
 
@@ -29,6 +30,8 @@ pub struct Status<'a> {
     pub is_catching_up: bool,
     /// Whether its incarnation goes on, as far as that is applied.
     pub phase: Phase,
+    /// Why the group stands still, where it does as far as the member knows.
+    pub stalled: Option<&'a Stalled>,
     /// The lowest index of which it has the entry.
     pub kept_from: Index,
     /// The voters in force.

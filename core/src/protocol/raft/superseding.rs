@@ -170,6 +170,7 @@ impl Core {
         self.seals.give_up(seal);
         self.incarnation = Some(self.seals.last_of(seal.into));
         self.begin_another_life();
+        self.reforming.begin_anew(now);
         self.await_leader(now);
         self.note_voting();
         // What it was told of others in the meantime is not what its state was given up for.

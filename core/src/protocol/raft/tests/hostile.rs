@@ -43,6 +43,7 @@ impl Victim {
             leader: None,
             left: None,
             sealed: None,
+            succeeds: None,
             commit: Index::ZERO,
         })));
         assert!(victim.machine.status().incarnation.is_some());
