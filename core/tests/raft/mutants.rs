@@ -111,6 +111,12 @@ const CAUGHT: &[(Mutant, &str)] = &[
         "b6_of_two_voters_the_second_is_told",
     ),
     (
+        Mutant::ReformWithoutProof,
+        "h11_without_proof_the_group_stands_still",
+    ),
+    (Mutant::PledgeBroken, "h11_a_pledge_is_kept"),
+    (Mutant::ReformFromAnyLog, "h11_the_best_log_is_gone_on_from"),
+    (
         Mutant::CompactBeyondDurableSnapshot,
         "h25_the_log_is_dropped_only_below_a_durable_snapshot",
     ),

@@ -401,7 +401,7 @@ impl Core {
             has_floor: floor.index <= self.commit || self.log.has(floor),
             voters: self.configuration().voters.iter().copied().collect(),
             named: named.into_iter().collect(),
-            is_observer: self.is_observer(),
+            is_observer: self.is_observer() || self.leaving.is_some(),
         }
     }
 

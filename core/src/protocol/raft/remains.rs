@@ -42,7 +42,7 @@ pub struct Part {
     pub voters: Vec<Member>,
     /// All that vote by the configuration that it knows to be committed, or by one after it.
     pub named: Vec<Member>,
-    /// It leads only where nobody else can.
+    /// It leads only where nobody else can, or is about to leave.
     pub is_observer: bool,
 }
 

@@ -412,6 +412,29 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_on_from_another_has_its_weight_and_none_of_its_decisions() {
+        let ancestor = |n, commands| Ancestor {
+            incarnation: incarnation(n),
+            at: at(9),
+            commands,
+            is_proved: true,
+        };
+        let mut before = decided(&offer(0, 1, 5, 0), 3);
+        before.freeze(incarnation(1), at(8), incarnation(2), 3);
+        let after = before.reformed(ancestor(1, 3), 3);
+        assert!(after.is_open() && after.verdicts().count() == 0);
+        assert!(after.weight(3).is_established);
+        assert!(after.descends_from(&incarnation(1)) && !after.descends_from(&incarnation(2)));
+        assert!(!before.reformed(ancestor(1, 0), 3).weight(0).is_established);
+        let mut last = after;
+        for n in 2..=ANCESTORS_MAX as u8 + 1 {
+            last = last.reformed(ancestor(n, 3), 1);
+        }
+        assert!(last.is_sound() && last.weight(3).is_established);
+        assert!(!last.descends_from(&incarnation(1)) && last.descends_from(&incarnation(2)));
+    }
+
+    #[test]
     fn the_greater_digest_never_offers() {
         let mut standing = Standing::default();
         standing.freeze(incarnation(2), at(5), incarnation(1), 3);
