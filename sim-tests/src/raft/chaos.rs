@@ -108,6 +108,9 @@ fn run(
     if let Some((at, node)) = plan.leaves {
         ctx.schedule(at, Scheduled::Leave(node));
     }
+    for (at, node) in plan.orders() {
+        ctx.schedule(*at, Scheduled::Order(*node));
+    }
     // Nodes are added by their numbers.
     let mut at = SimTime::ZERO;
     for start in &plan.starts {
@@ -128,5 +131,6 @@ fn run(
         .stream("history")
         .next_u64()
         .is_multiple_of(THOROUGHLY_EVERY);
+    environment.ledger.note_losses(&mut environment.coverage);
     history::check(&environment.clients, &environment.ledger, thoroughly)
 }

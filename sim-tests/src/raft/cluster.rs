@@ -20,10 +20,11 @@ use super::clients::{Ack, Clients, Workload};
 use super::digests;
 use super::disk::{Disk, Progress};
 use super::driven::Driven;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Life};
 use super::network::{BondRules, Bonding, Network, Parcel};
 use super::peers;
 use super::rare;
+use super::reforms;
 use super::registers::Registers;
 use super::watch::{Watch, Watched, check_ack};
 use crate::Coverage;
@@ -47,6 +48,8 @@ pub(super) enum Scheduled {
     Client(NodeIndex),
     /// The node leaves the group.
     Leave(NodeIndex),
+    /// An operator has the group go on from what is left.
+    Order(NodeIndex),
     /// Bonds and discovery are looked at.
     Look,
 }
@@ -341,6 +344,12 @@ impl Cluster {
             Event::Voting(false) => self.coverage.reach(rare::DEMOTED),
             Event::LeftFounding(_) => self.coverage.reach(rare::LEFT_FOUNDING),
             Event::Superseded(given_up) => self.superseded(node, given_up),
+            Event::Stalled(_) => self.coverage.reach(rare::STALLED),
+            Event::Reformed(reformed) => {
+                let (watches, disks) = (&self.watches, &self.disks);
+                let (ledger, coverage) = (&mut self.ledger, &mut self.coverage);
+                reforms::reformed(node, reformed, watches, disks, ledger, coverage);
+            }
             _ => {}
         }
     }
@@ -361,12 +370,24 @@ impl Cluster {
         }
         // With more than half of all members that there will ever be, and none that forgets what it has
         // accepted, two foundings never both acknowledge.
+        let of = given_up.version.incarnation;
+        let is_fork =
+            self.ledger.descends(&of, &given_up.into) || self.ledger.descends(&given_up.into, &of);
+        if is_fork {
+            self.coverage.reach(rare::FORK_MET);
+        }
+        // What goes on without the others' consent is one more.
+        let is_reformed = |life: &Life| life.parentage.is_some();
+        let was_reformed = self.ledger.lives().iter().any(is_reformed);
         let is_one = match self.setup.config.founding {
             FoundingRule::Any => false,
             FoundingRule::Expect(expected) => 2 * expected > self.setup.nodes,
         };
         assert!(
-            !is_one || self.setup.config.storage == StorageClass::Volatile || *commands_in_all == 0,
+            was_reformed
+                || !is_one
+                || self.setup.config.storage == StorageClass::Volatile
+                || *commands_in_all == 0,
             "{node} gives up {version:?} with {commands_in_all} commands, and {:?} were expected of {}",
             self.setup.config.founding,
             self.setup.nodes
@@ -537,6 +558,11 @@ impl Environment<Driven> for Cluster {
                 if ctx.is_up(node) {
                     self.leaving.insert(peers::peer(node));
                     ctx.deliver(node, Input::Leave);
+                }
+            }
+            Scheduled::Order(node) => {
+                if ctx.is_up(node) {
+                    ctx.deliver(node, Input::Reform);
                 }
             }
             Scheduled::Look => {

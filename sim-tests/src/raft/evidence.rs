@@ -177,6 +177,7 @@ impl Watched<'_> {
         }
         if let Some(Heard::Message(letter)) = machine.heard_alone()
             && !matches!(letter.said, Said::Hello)
+            && !watch.is_reborn
             && evidence.is_void(letter, &seen, &status)
         {
             self.nothing_changes(letter, watch, &status, evidence.answers);
@@ -236,6 +237,12 @@ impl Watched<'_> {
             matches!(&entry.payload, Payload::Founding(charter) if charter.founder == status.me)
         });
         if founded && status.term == Term(1) {
+            return;
+        }
+        // It goes on alone from what is left of the one before.
+        let life = status.incarnation.and_then(|of| self.ledger.find(&of));
+        let parentage = life.and_then(|life| life.parentage.as_ref());
+        if parentage.is_some_and(|it| it.founder == self.node) && watch.is_reborn {
             return;
         }
         let configurations = [status.configuration, &watch.configuration];

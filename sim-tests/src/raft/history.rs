@@ -12,7 +12,7 @@ use smalti_sim::linearizability::{Checker, Model, Verdict};
 use smalti_sim::time::SimTime;
 
 use super::clients::{Clients, End};
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Life};
 use super::registers::{Command, CommandId, Operation};
 
 /// Judges the history of each incarnation; where the log explains it, the checker is asked as well only if
@@ -23,10 +23,13 @@ use super::registers::{Command, CommandId, Operation};
 /// What in a history cannot be explained.
 pub(super) fn check(clients: &Clients, ledger: &Ledger, thoroughly: bool) -> Result<(), String> {
     for (incarnation, accesses) in accesses(clients, ledger) {
-        if let Err(cause) = follows_the_log(&accesses) {
-            return Err(format!("{incarnation}: {cause}; {}", explain(&accesses)));
+        let life = ledger.find(&incarnation);
+        let first = life.map_or_else(BTreeMap::new, Life::first_values);
+        if let Err(cause) = follows_the_log(&accesses, &first) {
+            let explained = explain(&accesses, first);
+            return Err(format!("{incarnation}: {cause}; {explained}"));
         }
-        if thoroughly && let verdict @ Verdict::NotLinearizable(_) = judge(&accesses) {
+        if thoroughly && let verdict @ Verdict::NotLinearizable(_) = judge(&accesses, first) {
             return Err(format!(
                 "{incarnation}: the log explains all, but {verdict}"
             ));
@@ -93,12 +96,12 @@ fn accesses(clients: &Clients, ledger: &Ledger) -> BTreeMap<Incarnation, Vec<Acc
     accesses
 }
 
-/// Whether the order of the log explains all.
-fn follows_the_log(accesses: &[Access]) -> Result<(), String> {
+/// Whether the order of the log explains all, where the registers held `first` before it.
+fn follows_the_log(accesses: &[Access], first: &BTreeMap<u8, u64>) -> Result<(), String> {
     // A read comes after the command at its index.
     let mut order: Vec<&Access> = accesses.iter().collect();
     order.sort_by_key(|access| (access.index, access.change.is_none()));
-    let mut values = BTreeMap::new();
+    let mut values = first.clone();
     for access in &order {
         let value = values.entry(access.key).or_insert(0);
         let told = access.returned.map_or(access.before, |(told, _)| told);
@@ -137,15 +140,15 @@ fn follows_the_log(accesses: &[Access]) -> Result<(), String> {
 }
 
 /// What the checker says of a history that the log does not explain.
-fn explain(accesses: &[Access]) -> String {
-    match judge(accesses) {
+fn explain(accesses: &[Access], first: BTreeMap<u8, u64>) -> String {
+    match judge(accesses, first) {
         Verdict::Linearizable => "another order explains it".to_owned(),
         verdict => verdict.to_string(),
     }
 }
 
 /// What the checker says of a history, of which it does not see the log.
-fn judge(accesses: &[Access]) -> Verdict<Registers> {
+fn judge(accesses: &[Access], first: BTreeMap<u8, u64>) -> Verdict<Registers> {
     let mut history = History::new();
     // A node has several operations open at once: each is a client of its own, so that times alone tell
     // what came before what.
@@ -156,15 +159,20 @@ fn judge(accesses: &[Access]) -> Verdict<Registers> {
             history.returned(id, told, at);
         }
     }
-    Checker::new(Registers).steps_max(STEPS_MAX).check(&history)
+    Checker::new(Registers { first })
+        .steps_max(STEPS_MAX)
+        .check(&history)
 }
 
 /// Steps of the search for each register.
 const STEPS_MAX: u64 = 200_000;
 
 /// The registers, as their clients see them.
-#[derive(Clone, Copy, Debug)]
-struct Registers;
+#[derive(Clone, Debug)]
+struct Registers {
+    /// What they held at first, where that is not 0.
+    first: BTreeMap<u8, u64>,
+}
 
 /// What is done with a register: read, unless there is a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -184,8 +192,8 @@ impl Model for Registers {
         op.key
     }
 
-    fn initial(&self, _: &u8) -> u64 {
-        0
+    fn initial(&self, key: &u8) -> u64 {
+        self.first.get(key).copied().unwrap_or_default()
     }
 
     fn step(&self, state: &u64, op: &Call, output: Option<&u64>) -> Option<u64> {
@@ -223,28 +231,28 @@ mod tests {
             access(3, None, 5, 19, 20),
         ];
         // The last began when the second ended, at the same moment.
-        assert_eq!(follows_the_log(&accesses), Ok(()));
+        assert_eq!(follows_the_log(&accesses, &BTreeMap::new()), Ok(()));
     }
 
     #[test]
     fn a_stale_read_is_found() {
         let accesses = [access(3, Some(5), 0, 10, 20), access(2, None, 0, 21, 30)];
-        let cause = follows_the_log(&accesses).unwrap_err();
+        let cause = follows_the_log(&accesses, &BTreeMap::new()).unwrap_err();
         assert!(cause.contains("had ended"), "{cause}");
-        assert!(explain(&accesses).contains("not linearizable"));
+        assert!(explain(&accesses, BTreeMap::new()).contains("not linearizable"));
     }
 
     #[test]
     fn a_wrong_output_is_found() {
         let mut accesses = [access(3, Some(5), 0, 10, 20), access(4, Some(6), 5, 10, 30)];
         accesses[1].returned = Some((0, SimTime::from_nanos(30)));
-        assert!(follows_the_log(&accesses).is_err());
-        assert!(explain(&accesses).contains("not linearizable"));
+        assert!(follows_the_log(&accesses, &BTreeMap::new()).is_err());
+        assert!(explain(&accesses, BTreeMap::new()).contains("not linearizable"));
     }
 
     #[test]
     fn a_write_that_is_ordered_before_one_that_had_ended_is_found() {
         let accesses = [access(4, Some(5), 6, 10, 20), access(3, Some(6), 0, 21, 30)];
-        assert!(follows_the_log(&accesses).is_err());
+        assert!(follows_the_log(&accesses, &BTreeMap::new()).is_err());
     }
 }

@@ -9,6 +9,7 @@ use smalti_core::protocol::raft::{
 
 use super::digests::{of_entry, of_manifest};
 use super::meetings::Meetings;
+use super::reforms::Parentage;
 use super::registers::{Command, CommandId, Effect};
 
 /// An entry that some member has reported as committed.
@@ -60,6 +61,10 @@ pub(super) struct Life {
     /// How many commands were acknowledged.
     pub(super) acks: u64,
     pub(super) meetings: Meetings,
+    /// Where it was reformed from another.
+    pub(super) parentage: Option<Parentage>,
+    /// It was proved that it could not go on.
+    pub(super) is_over: bool,
 }
 
 impl Life {
@@ -81,6 +86,8 @@ impl Life {
             acked: Index::ZERO,
             acks: 0,
             meetings: Meetings::default(),
+            parentage: None,
+            is_over: false,
         }
     }
 
@@ -301,7 +308,8 @@ impl Life {
     /// Whether it had several voters at some time.
     pub(super) fn had_several_voters(&self) -> bool {
         let mut all = self.configurations.iter();
-        all.any(|(_, configuration)| configuration.voters.len() > 1)
+        let inherits = self.parentage.as_ref().is_some_and(|it| it.was_group);
+        inherits || all.any(|(_, configuration)| configuration.voters.len() > 1)
     }
 
     /// Whether its founding had several voters.

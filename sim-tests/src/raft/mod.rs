@@ -15,6 +15,7 @@ mod network;
 mod peers;
 mod plan;
 mod rare;
+mod reforms;
 mod registers;
 mod settle;
 mod trials;

@@ -170,6 +170,11 @@ impl Plan {
         ]
     }
 
+    /// When operators have the group go on from what is left, and where.
+    pub(super) fn orders(&self) -> &[(SimTime, NodeIndex)] {
+        &self.trials.orders
+    }
+
     /// What goes wrong, and when.
     pub(super) fn schedule(&self, streams: &Streams) -> FaultSchedule {
         let nodes = self.setup.nodes;
@@ -239,6 +244,11 @@ impl Plan {
             "fault/rolling",
             self.trials.rolling,
             &mut |rng, node, lasts| trials::rolling(rng, node, lasts, nodes),
+        );
+        each(
+            "fault/majorities",
+            self.trials.majorities,
+            &mut |rng, node, lasts| trials::majorities(rng, node, lasts, nodes),
         );
         schedule.events.sort_by_key(|event| event.at);
         for event in &mut schedule.events {

@@ -50,6 +50,18 @@ pub(super) const REFUSED_WHILE_FROZEN: &str =
 pub(super) const SEALED_TOO_LATE: &str =
     "an incarnation was to be sealed under an offer that it had taken back";
 pub(super) const MERGED: &str = "two incarnations that could both go on became one";
+pub(super) const STALLED: &str = "a group stood still, and it was not proved that it had to";
+pub(super) const REFORMED: &str = "a group was reformed, by proof";
+pub(super) const REFORMED_BY_ORDER: &str = "a group was reformed without proof";
+pub(super) const REFORMED_UNKNOWING: &str =
+    "a group was reformed by proof while voters that nobody who took part knew of could go on";
+pub(super) const FOLLOWED: &str =
+    "a member followed into an incarnation that was reformed from its own";
+pub(super) const FOLLOWED_LATE: &str =
+    "a member followed that had not taken part in the reform, with what it had";
+pub(super) const REFORM_LOST: &str = "something acknowledged was lost with a reform";
+pub(super) const FORK_MET: &str =
+    "an incarnation that was reformed and the one before it became one";
 pub(super) const EXTINCT: &str = "an incarnation lost too many voters for good";
 pub(super) const MINORITY_BROKEN: &str = "some nodes stayed broken to the end";
 
@@ -96,7 +108,13 @@ pub(super) const ALL: &[&str] = &[
     REFUSED_WHILE_FROZEN,
     SEALED_TOO_LATE,
     MERGED,
-    EXTINCT,
+    STALLED,
+    REFORMED,
+    REFORMED_BY_ORDER,
+    FOLLOWED,
+    FOLLOWED_LATE,
+    REFORM_LOST,
+    FORK_MET,
     MINORITY_BROKEN,
 ];
 
@@ -105,5 +123,6 @@ pub(super) const EXCUSES: &[(&str, u32)] = &[
     (CAUGHT_IN_CHANGE, 5_000),
     (UNCLEAR, 10_000),
     (TOO_FEW_TO_FOUND, 10_000),
-    (EXTINCT, 250_000),
+    (EXTINCT, 10_000),
+    (REFORMED_UNKNOWING, 10_000),
 ];

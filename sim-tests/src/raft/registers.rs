@@ -120,6 +120,16 @@ impl Registers {
         self.contents.digest
     }
 
+    /// The values of all registers that were ever written.
+    pub(super) fn values(&self) -> &BTreeMap<u8, u64> {
+        &self.contents.values
+    }
+
+    /// The last command of each client that the state is made of.
+    pub(super) fn clients(&self) -> &BTreeMap<u32, u32> {
+        &self.contents.clients
+    }
+
     pub(super) fn effects(&self) -> &[Effect] {
         &self.effects
     }

@@ -13,7 +13,7 @@ use smalti_sim::rng::{below, chance};
 use smalti_sim::time::SimTime;
 
 use super::clients::End;
-use super::cluster::Group;
+use super::cluster::{Group, Scheduled};
 use super::peers;
 use super::plan::quiet;
 use super::rare;
@@ -205,7 +205,7 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
 /// Whether anything was ever committed after the founding of an incarnation.
 fn has_committed(world: &Group, incarnation: &Incarnation) -> bool {
     let seen = world.environment().ledger.find(incarnation);
-    seen.is_some_and(|seen| seen.last() > Index(1))
+    seen.is_some_and(|seen| seen.last() > Index(1) || seen.parentage.is_some())
 }
 
 /// Waits until every incarnation that can go on has gone on and its members agree; which those are.
@@ -223,6 +223,7 @@ pub(super) fn settled(
     if living.is_empty() {
         living = founded(world, broken, limit)?;
     }
+    living = reformed(world, broken, living, limit)?;
     living = merged(world, broken, living, limit)?;
     let alone = living.len() == 1;
     for life in living {
@@ -310,6 +311,85 @@ fn is_caught_in_a_change(
     let now = now.iter().find(|it| it.incarnation == life.incarnation);
     now.is_some_and(|it| it.outlook != Outlook::GoesOn)
         && world.recorded_faults().iter().any(|event| is_late(&event))
+}
+
+/// Election timeouts within which a group that cannot go on is reformed: until it is certain that nobody leads, then
+/// some rounds of questions, and the way of the snapshot.
+const REFORM_TIMEOUTS: u32 = 30;
+
+/// What has lost its voters is reformed: by itself where that can be proved, else when an operator says so.
+fn reformed(
+    world: &mut Group,
+    broken: &BTreeSet<NodeIndex>,
+    mut living: Vec<Living>,
+    limit: Duration,
+) -> Result<Vec<Living>, String> {
+    let stands = |life: &&Living| life.outlook != Outlook::GoesOn;
+    if !living.iter().any(|life| stands(&life)) {
+        return Ok(living);
+    }
+    let config = world.environment().config();
+    let timeout = config.election_timeout + config.election_timeout_jitter;
+    let limit = limit + timeout * REFORM_TIMEOUTS;
+    let by = world.now() + limit;
+    while living.iter().any(|life| stands(&life)) && world.now() < by {
+        world.run_until(world.now() + LOOK_EVERY);
+        living = lives(world, broken);
+    }
+    if let Some(life) = living.iter().find(|life| is_proved(world, life, broken)) {
+        return Err(format!(
+            "{limit:?} after the last fault nobody has gone on from {}, of which too many voters are gone for certain; {}",
+            life.incarnation,
+            describe(world)
+        ));
+    }
+    for life in living.iter().filter(stands) {
+        let is_told = |node: &NodeIndex| {
+            let machine = world.machine(*node);
+            machine.is_some_and(|machine| machine.status().stalled.is_some())
+        };
+        // A founding that fewer have accepted than it expects may be led, and acknowledge nothing.
+        let is_founded = has_committed(world, &life.incarnation);
+        let is_extinct = life.outlook == Outlook::Extinct && is_founded;
+        if is_extinct && !life.members.iter().any(is_told) {
+            return Err(format!(
+                "{limit:?} after the last fault {} cannot go on, and nobody says so; {}",
+                life.incarnation,
+                describe(world)
+            ));
+        }
+    }
+    let ordered: Vec<NodeIndex> = living
+        .iter()
+        .filter(stands)
+        .flat_map(|life| life.members.iter().copied())
+        .collect();
+    let by = world.now() + limit;
+    for node in ordered {
+        let (_, ctx) = world.environment_mut();
+        ctx.schedule(ctx.now(), Scheduled::Order(node));
+    }
+    while living.iter().any(|life| stands(&life)) && world.now() < by {
+        world.run_until(world.now() + LOOK_EVERY);
+        living = lives(world, broken);
+    }
+    Ok(living)
+}
+
+/// Whether all that live of an incarnation can know for certain that nobody can ever lead it again.
+fn is_proved(world: &Group, life: &Living, broken: &BTreeSet<NodeIndex>) -> bool {
+    if life.outlook != Outlook::Extinct || !has_committed(world, &life.incarnation) {
+        return false;
+    }
+    let environment = world.environment();
+    let live = environment.live(world.context());
+    let answers = |node: &NodeIndex| live.contains(node) && !broken.contains(node);
+    let statuses = life.members.iter().filter_map(|node| world.machine(*node));
+    let statuses: Vec<_> = statuses.map(|machine| machine.status()).collect();
+    let mut voters = statuses.iter().flat_map(|it| &it.configuration.voters);
+    let has_log = statuses.iter().any(|it| it.last.index > Index(1));
+    // Somebody who is broken may know of others.
+    has_log && broken.is_empty() && voters.all(|voter| answers(&peers::node(&voter.peer)))
 }
 
 /// Incarnations that could all go on meet, and one of them stays.

@@ -39,6 +39,10 @@ pub(super) struct Trials {
     pub(super) slow_paths: Option<Churn>,
     /// One node is cut off while the others are started again one by one.
     pub(super) rolling: Option<Churn>,
+    /// A majority of the nodes crashes at about one moment, and comes back.
+    pub(super) majorities: Option<Churn>,
+    /// Operators who have a group go on from what is left, whether or not that is wise.
+    pub(super) orders: Vec<(SimTime, NodeIndex)>,
 }
 
 impl Trials {
@@ -54,6 +58,19 @@ impl Trials {
         };
         let slow_paths = churn("plan/slow paths", 250_000);
         let rolling = churn("plan/rolling", 100_000);
+        let majorities = churn("plan/majorities", 250_000);
+        let rng = &mut streams.stream("plan/orders");
+        let mut orders = Vec::new();
+        if chance(rng, 150_000) {
+            for _ in 0..=below(rng, 4) {
+                let at = between(rng, Duration::from_secs(5), Duration::from_secs(40));
+                let node = NodeIndex(below(rng, u64::from(members)) as u32);
+                orders.push((SimTime::from(at), node));
+            }
+        }
+        if chance(rng, 50_000) {
+            config.reform_after = Some(between(rng, unit * 2, unit * 30));
+        }
         let rng = &mut streams.stream("plan/snapshots");
         if chance(rng, 150_000) {
             config.snapshot_interval = 1 + below(rng, 15);
@@ -97,6 +114,8 @@ impl Trials {
             far_apart,
             slow_paths,
             rolling,
+            majorities,
+            orders,
         }
     }
 
@@ -209,6 +228,29 @@ pub(super) fn rolling(
         faults.push((at, Fault::Crash(*other)));
         let down = between(rng, Duration::ZERO, DOWN_MAX);
         faults.push((at + down, Fault::Restart(*other)));
+    }
+    faults
+}
+
+/// Crashes `node` and so many others, within a short while, that those that are left are no majority.
+pub(super) fn majorities(
+    rng: &mut ChaCha8Rng,
+    node: NodeIndex,
+    lasts: Duration,
+    nodes: u32,
+) -> Vec<(Duration, Fault)> {
+    let mut others: Vec<NodeIndex> = (0..nodes).map(NodeIndex).filter(|it| *it != node).collect();
+    let mut crashed = vec![node];
+    while crashed.len() < nodes as usize / 2 + 1 && !others.is_empty() {
+        let place = below(rng, others.len() as u64) as usize;
+        crashed.push(others.remove(place));
+    }
+    let mut faults = Vec::new();
+    for node in crashed {
+        let at = between(rng, Duration::ZERO, DOWN_MAX);
+        let down = between(rng, Duration::ZERO, lasts);
+        faults.push((at, Fault::Crash(node)));
+        faults.push((at + down, Fault::Restart(node)));
     }
     faults
 }

@@ -34,6 +34,8 @@ pub(super) struct Watch {
     pub(super) commit: Index,
     pub(super) applied: Index,
     pub(super) phase: Phase,
+    /// It has begun another life in the present step.
+    pub(super) is_reborn: bool,
     effects: usize,
     pub(super) configuration: Configuration,
     pub(super) evidence: Evidence,
@@ -62,6 +64,7 @@ impl Watch {
             commit: Index::ZERO,
             applied: Index::ZERO,
             phase: Phase::Open,
+            is_reborn: false,
             effects: 0,
             configuration: Configuration::default(),
             evidence: Evidence::default(),
@@ -105,7 +108,9 @@ impl Watched<'_> {
             if watch.me != Some(status.me) {
                 self.changes_over(&status);
                 // It has left its incarnation, and promised nothing in its new life.
-                self.watches[self.node.0 as usize].term = Term::ZERO;
+                let watch = &mut self.watches[self.node.0 as usize];
+                watch.term = Term::ZERO;
+                watch.is_reborn = watch.me.is_some();
             }
             let watch = &mut self.watches[self.node.0 as usize];
             watch.me = Some(status.me);
@@ -116,6 +121,13 @@ impl Watched<'_> {
             watch.phase = Phase::Open;
             if let Some(incarnation) = status.incarnation {
                 watch.place = self.ledger.place(incarnation);
+                let life = self.ledger.life(watch.place);
+                if let Some(parentage) = &mut life.parentage
+                    && parentage.founder == self.node
+                    && parentage.inherited.is_none()
+                {
+                    parentage.inherits(machine.state(), watch.effects);
+                }
             }
         }
         self.evidence(machine);
@@ -136,6 +148,7 @@ impl Watched<'_> {
             self.meets(machine);
         }
         let watch = &mut self.watches[self.node.0 as usize];
+        watch.is_reborn = false;
         watch.role = status.role;
         watch.term = status.term;
         watch.leader = status.leader;
@@ -160,7 +173,7 @@ impl Watched<'_> {
             .ledger
             .find(&before)
             .and_then(|life| life.meetings.sealed());
-        if seal.is_some() {
+        if seal.is_some() || self.ledger.descends(&before, &now) {
             return;
         }
         // Nobody has seen the seal committed: then so many must be gone that nobody ever will.
@@ -402,8 +415,12 @@ impl Watched<'_> {
         }
         let life = self.ledger.life(watch.place);
         let effects = machine.state().effects();
-        for effect in &effects[watch.effects.min(effects.len())..] {
-            life.effect(status.me, effect);
+        let news = effects[watch.effects.min(effects.len())..].iter();
+        // What its founder has applied before it began is part of what it began with.
+        for effect in news {
+            if !life.is_inherited(effect.index) {
+                life.effect(status.me, effect);
+            }
         }
         watch.effects = effects.len();
         life.applied(status.me, status.applied, machine.state().digest());
@@ -497,6 +514,11 @@ pub(super) fn check_ack(ack: &Ack, clients: &Clients, ledger: &mut Ledger) {
         effect.is_some() && effect == acked,
         "{:?} with command {command:?} is acknowledged as {acked:?}, and was applied as {effect:?}",
         ack.call
+    );
+    assert!(
+        !life.is_over,
+        "{:?} is acknowledged in {}, which was proved to be over",
+        ack.call, life.incarnation
     );
     life.acked = life.acked.max(ack.version.index);
     life.acks += 1;

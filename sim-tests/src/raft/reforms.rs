@@ -1,0 +1,205 @@
+//! Incarnations that go on from others: what they inherit, and that those end with it.
+
+use std::collections::BTreeMap;
+
+use smalti_core::protocol::raft::{
+    Configuration, Incarnation, Index, Member, Position, Reformed, Role,
+};
+use smalti_sim::NodeIndex;
+
+use super::disk::Disk;
+use super::ledger::{Ledger, Life};
+use super::peers;
+use super::rare;
+use super::registers::{CommandId, Registers};
+use super::watch::Watch;
+use crate::Coverage;
+
+/// Where an incarnation comes from.
+#[derive(Clone, Debug)]
+pub(super) struct Parentage {
+    pub(super) parent: Incarnation,
+    /// Where the log ended that it goes on from.
+    pub(super) at: Position,
+    pub(super) is_proved: bool,
+    /// Who founded it.
+    pub(super) founder: NodeIndex,
+    /// The one before had several voters at some time.
+    pub(super) was_group: bool,
+    /// The registers, and the last command of each client, that it began with; `None` until the founder was seen.
+    pub(super) inherited: Option<(BTreeMap<u8, u64>, BTreeMap<u32, u32>)>,
+}
+
+impl Parentage {
+    /// The founder has gone on, with this state. It may have applied more by now: its effects from `seen` on say what.
+    pub(super) fn inherits(&mut self, state: &Registers, seen: usize) {
+        let (mut values, mut clients) = (state.values().clone(), state.clients().clone());
+        let effects = state.effects();
+        let news = effects[seen.min(effects.len())..].iter().rev();
+        for effect in news.filter(|effect| effect.index > self.at.index) {
+            let CommandId { client, number } = effect.command.id;
+            values.insert(effect.command.key, effect.before);
+            clients.insert(client, number - 1);
+        }
+        self.inherited = Some((values, clients));
+    }
+}
+
+impl Life {
+    /// The registers that it began with.
+    pub(super) fn first_values(&self) -> BTreeMap<u8, u64> {
+        let inherited = self.parentage.as_ref();
+        let inherited = inherited.and_then(|parentage| parentage.inherited.as_ref());
+        inherited.map_or_else(BTreeMap::new, |(values, _)| values.clone())
+    }
+
+    /// Whether an effect at this index was already part of what it began with.
+    pub(super) fn is_inherited(&self, index: Index) -> bool {
+        let parentage = self.parentage.as_ref();
+        parentage.is_some_and(|parentage| index <= parentage.at.index)
+    }
+
+    fn has_inherited(&self, id: CommandId) -> bool {
+        let parentage = self.parentage.as_ref();
+        let inherited = parentage.and_then(|parentage| parentage.inherited.as_ref());
+        inherited.is_none_or(|(_, clients)| clients.get(&id.client) >= Some(&id.number))
+    }
+}
+
+impl Ledger {
+    /// Whether one incarnation goes on from another, over others in between.
+    pub(super) fn descends(&self, from: &Incarnation, of: &Incarnation) -> bool {
+        let mut at = *of;
+        // Each is founded once, from one that was there before.
+        while let Some(parentage) = self.find(&at).and_then(|life| life.parentage.as_ref()) {
+            at = parentage.parent;
+            if at == *from {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What was acknowledged and is not there any more.
+    pub(super) fn note_losses(&self, coverage: &mut Coverage) {
+        for life in self.lives() {
+            let Some(parentage) = &life.parentage else {
+                continue;
+            };
+            let parent = self.find(&parentage.parent);
+            let acked = parent.map_or(Index::ZERO, |parent| parent.acked);
+            if acked > parentage.at.index {
+                coverage.reach(rare::REFORM_LOST);
+            }
+        }
+    }
+}
+
+/// A member has gone over from an incarnation to one that goes on from it.
+pub(super) fn reformed(
+    node: NodeIndex,
+    reformed: &Reformed,
+    watches: &[Watch],
+    disks: &[Disk],
+    ledger: &mut Ledger,
+    coverage: &mut Coverage,
+) {
+    let parent = reformed.parent.incarnation;
+    let place = ledger.place(reformed.incarnation);
+    if ledger.life(place).parentage.is_none() {
+        let before = ledger.place(parent);
+        let was_group = ledger.life(before).had_several_voters();
+        ledger.life(place).parentage = Some(Parentage {
+            parent,
+            at: reformed.at,
+            is_proved: reformed.is_proved,
+            founder: node,
+            was_group,
+            inherited: None,
+        });
+        if reformed.is_proved {
+            coverage.reach(rare::REFORMED);
+            if is_over(node, parent, watches, disks) {
+                ledger.life(before).is_over = true;
+            } else {
+                coverage.reach(rare::REFORMED_UNKNOWING);
+            }
+        } else {
+            coverage.reach(rare::REFORMED_BY_ORDER);
+        }
+        return;
+    }
+    coverage.reach(rare::FOLLOWED);
+    if reformed.state.is_some() {
+        coverage.reach(rare::FOLLOWED_LATE);
+        return;
+    }
+    // It has given its word before the other was founded: all that it knew to be committed is there.
+    let commit = watches[node.0 as usize].commit;
+    let (Some(child), Some(before)) = (ledger.find(&reformed.incarnation), ledger.find(&parent))
+    else {
+        return;
+    };
+    let is_direct = child
+        .parentage
+        .as_ref()
+        .is_some_and(|it| it.parent == parent && it.is_proved);
+    for (id, index, _) in before.effects().filter(|_| is_direct) {
+        assert!(
+            index > commit || child.has_inherited(id),
+            "{node} knew {id:?} committed at {index} of {parent}, and goes over to {}, which lacks it",
+            reformed.incarnation
+        );
+    }
+}
+
+/// Whether nobody can lead an incarnation any more that `founder` goes on from, by proof. Voters that joined while all
+/// that took part were cut off are unknown to them, and no proof can exclude those: `false` then.
+fn is_over(founder: NodeIndex, of: Incarnation, watches: &[Watch], disks: &[Disk]) -> bool {
+    let members = || {
+        let members = watches.iter().filter(|watch| watch.incarnation == Some(of));
+        members.filter_map(|watch| Some((watch.me?, watch)))
+    };
+    let known = &watches[founder.0 as usize].configuration;
+    for voter in &known.voters {
+        let disk = &disks[peers::node(&voter.peer).0 as usize];
+        let state = disk.image.hard_state.filter(|_| disk.is_durable());
+        let is_on_disk = state
+            .is_some_and(|state| state.instance == voter.instance && state.incarnation == Some(of));
+        assert!(
+            !is_on_disk || members().any(|(me, _)| me == *voter),
+            "{founder} has proved that {of} is over, and its voter {voter} is only down"
+        );
+    }
+    let could_win = |candidate: &Watch, configuration: &Configuration| {
+        let votes = members().filter(|(me, watch)| {
+            configuration.voters.contains(me) && watch.last <= candidate.last
+        });
+        votes.count() >= configuration.majority()
+    };
+    let leads = |me: &Member, watch: &Watch| {
+        watch.role == Role::Leader && could_lead(*me, watch, of, watches)
+    };
+    let mut is_over = true;
+    for (me, watch) in members() {
+        if could_win(watch, &watch.configuration) || leads(&me, watch) {
+            assert!(
+                watch.configuration != *known,
+                "{founder} has proved that {of} is over, and {me} may still lead it: {:?}",
+                watch.configuration
+            );
+            is_over = false;
+        }
+    }
+    is_over
+}
+
+/// Whether a leader still has a majority that lives.
+fn could_lead(me: Member, leader: &Watch, of: Incarnation, watches: &[Watch]) -> bool {
+    let lives = |voter: &&Member| {
+        let mut all = watches.iter();
+        **voter == me || all.any(|it| it.me == Some(**voter) && it.incarnation == Some(of))
+    };
+    let voters = leader.configuration.voters.iter();
+    voters.filter(lives).count() >= leader.configuration.majority()
+}
