@@ -82,7 +82,7 @@ pub trait Datum: Send + Sized + 'static {
     /// The encoding, where it is at hand as bytes already: long ones are then sent without a copy. It must be what
     /// [`encode`](Self::encode) appends. By default it is not.
     #[must_use]
-    fn encoded(&self) -> Option<Bytes> {
+    fn encoded(&self) -> Option<&Bytes> {
         None
     }
 }
@@ -133,8 +133,8 @@ impl Datum for Raw {
         criteria.selects_bytes(&self.0)
     }
 
-    fn encoded(&self) -> Option<Bytes> {
-        Some(self.0.clone())
+    fn encoded(&self) -> Option<&Bytes> {
+        Some(&self.0)
     }
 }
 

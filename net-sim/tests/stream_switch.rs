@@ -61,8 +61,7 @@ fn nothing_is_lost_when_a_consumer_goes_over_to_a_better_producer() {
             let mut left = false;
             let mut overlap = 0;
             while !left || due.get(&second).is_none_or(|(_, count)| *count < 100) {
-                tokio::select! {
-                    biased;
+                smalti_core::select! {
                     event = events.recv() => match event?.ok_or("the node has ended")? {
                         ConsumerEvent::Lagged { datums, .. } => {
                             return Err(format!("{datums} are missing").into());
@@ -83,7 +82,7 @@ fn nothing_is_lost_when_a_consumer_goes_over_to_a_better_producer() {
                         if meta.producer == first && due.contains_key(&second) {
                             overlap += 1;
                         }
-                    }
+                    },
                 }
             }
             assert!(due[&first].1 > 1_000, "{due:?}");

@@ -300,8 +300,8 @@ impl<D: Datum> ConsumerBuilder<D> {
     /// Receives only the datums that `criteria` choose. Producers evaluate them, so that others are not even sent; they
     /// leave holes in the sequence numbers, and are not counted as missing. Default: all.
     ///
-    /// A producer evaluates up to 64 different criteria, and refuses a consumer that has one more. Consumers with equal criteria share
-    /// the work.
+    /// A producer evaluates up to 64 different criteria, and refuses a consumer that has one more. Consumers with
+    /// equal criteria share the work.
     pub fn with_criteria(mut self, criteria: Criteria) -> Self {
         self.settings.criteria = Some(criteria);
         self
@@ -309,17 +309,17 @@ impl<D: Datum> ConsumerBuilder<D> {
 
     /// Subscribes to no more producers than these, to the best by what is preferred. Default: to all. At least one.
     ///
-    /// When one fails, refuses, or lets the consumer wait, the next best takes its place at once. A better one takes the place of another only
-    /// after it has been better for five to ten seconds, for round-trip times by a quarter and two milliseconds at least. The
-    /// consumer is subscribed to the new one then before the other is asked to end, so that nothing that the other has taken in by then
-    /// is lost.
+    /// When one fails, refuses, or lets the consumer wait, the next best takes its place at once. A better one takes
+    /// the place of another only after it has been better for five to ten seconds, for round-trip times by a quarter
+    /// and two milliseconds at least. The consumer is subscribed to the new one then before the other is asked to
+    /// end, so that nothing that the other has taken in by then is lost.
     pub const fn with_max_producers(mut self, max: usize) -> Self {
         self.settings.config.max_producers = Some(max);
         self
     }
 
-    /// Prefers producers with a shorter round-trip time, where those preferences that were stated before leave a choice.
-    /// It matters only with [`with_max_producers`](Self::with_max_producers).
+    /// Prefers producers with a shorter round-trip time, where those preferences that were stated before leave a
+    /// choice. It matters only with [`with_max_producers`](Self::with_max_producers).
     pub fn prefer_near(self) -> Self {
         self.prefer(Preference::Near)
     }

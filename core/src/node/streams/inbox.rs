@@ -94,8 +94,8 @@ impl Inbox {
         datums
     }
 
-    /// Puts in what `delivery` holds, once there is room. What comes of a subscription that has ended, or is rejected, is
-    /// dropped.
+    /// Puts in what `delivery` holds, once there is room. What comes of a subscription that has ended, or is
+    /// rejected, is dropped.
     pub(super) fn poll_push(
         &self,
         cx: &Context<'_>,

@@ -230,8 +230,9 @@ impl<D: Datum> Sink<D> for Producer<D> {
 
     /// Completes when all that was sent has left the queue. This handle sends nothing more; others do.
     ///
-    /// Closing the last handle ends the producer, which bounds the wait: what a consumer has not taken by the end of the
-    /// drain timeout is dropped. While there are other handles, a consumer that lags and is not disconnected holds it up.
+    /// Closing the last handle ends the producer, which bounds the wait: what a consumer has not taken by the end of
+    /// the drain timeout is dropped. While there are other handles, a consumer that lags and is not disconnected
+    /// holds it up.
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         self.handle = None;
         self.core.fanout.poll_empty(cx, self.sender).map(Ok)
@@ -341,8 +342,8 @@ impl<D: Datum> ProducerBuilder<D> {
 
     /// Gives to `sink` the datums that were sent and that no consumer was sent: since nobody was subscribed, nobody's
     /// criteria chose them, or those who were to get them left before. What was handed to a connection counts as
-    /// sent, even if the connection is lost. Each comes once; some may come later than those sent after them. While the sink is not
-    /// ready the queue fills. When it fails, no more are given. Default: they are dropped.
+    /// sent, even if the connection is lost. Each comes once; some may come later than those sent after them. While
+    /// the sink is not ready the queue fills. When it fails, no more are given. Default: they are dropped.
     ///
     /// Without consumers, datums are sent only where [`online_when`](Self::online_when) says so. Of each datum that is
     /// encoded a note is kept until it is taken, and none is sent without a copy.
@@ -359,7 +360,8 @@ impl<D: Datum> ProducerBuilder<D> {
     }
 
     /// Whether a consumer is disconnected that takes nothing from a full queue for a second (default), with
-    /// [`STREAM_TOO_SLOW`](crate::wire::CloseCode::STREAM_TOO_SLOW), or may hold up the producer for as long as it likes.
+    /// [`STREAM_TOO_SLOW`](crate::wire::CloseCode::STREAM_TOO_SLOW), or may hold up the producer for as long as it
+    /// likes.
     pub const fn disconnect_lagging(mut self, disconnect: bool) -> Self {
         self.settings.config.disconnect_lagging = disconnect;
         self

@@ -83,8 +83,8 @@ impl Roster {
         self.lines.values().filter_map(Line::subscribed_entry)
     }
 
-    /// What is not as it was in `former`: the lines, each with the entry of its peer where that is subscribed and known. Takes
-    /// time in proportion to what was changed since, where `former` is a former state of this roster.
+    /// What is not as it was in `former`: the lines, each with the entry of its peer where that is subscribed and
+    /// known. Takes time in proportion to what was changed since, where `former` is a former state of this roster.
     pub(super) fn changes_since(&self, former: &Self) -> Vec<(Key, Option<&PeerEntry>)> {
         let changes = former.lines.diff(&self.lines).map(|item| match item {
             DiffItem::Add(key, line)

@@ -129,7 +129,8 @@ pub(super) async fn serve(request: Request, grant: Grant) {
     let _ = events.send(Event::Ended(id)).await;
 }
 
-/// Tells the worker when the consumer asks for the end. Apart from writing, so that this costs nothing while datums flow.
+/// Tells the worker when the consumer asks for the end. Apart from writing, so that this costs nothing while datums
+/// flow.
 async fn hear(
     id: SubscriptionId,
     mut frames: FrameReader,

@@ -6,8 +6,9 @@ use crate::time::{Duration, Instant};
 /// What may be sent at once after a pause, as a time at the full rate.
 pub const BURST: Duration = Duration::from_millis(50);
 
-/// Limits the bytes of one consumer. Bytes are spent after the fact: what is sent last within the burst may exceed it, and is
-/// made up for before more is sent. So in any time `t` no more is sent than `rate * (t + BURST)`, and one piece.
+/// Limits the bytes of one consumer. Bytes are spent after the fact: what is sent last within the burst may exceed
+/// it, and is made up for before more is sent. So in any time `t` no more is sent than `rate * (t + BURST)`, and one
+/// piece.
 #[derive(Clone, Copy, Debug)]
 pub struct Egress {
     /// Bytes per second, at least one.

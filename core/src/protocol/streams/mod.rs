@@ -1,9 +1,9 @@
 //! Streams: typed datums from producers to the consumers that find them in the catalog.
 //!
-//! A *subscription* is one bidirectional stream on the connection of a pair of nodes for [`STREAMS_ALPN`],
-//! opened by the consumer. It sends one [`Subscribe`]; the producer answers with a [`Reply`], or lets it wait and answers
-//! again; from then on [`segment`]s flow one way until the producer finishes or resets the stream, or the consumer stops
-//! it, or asks for its end by finishing its own half.
+//! A *subscription* is one bidirectional stream on the connection of a pair of nodes for [`STREAMS_ALPN`], opened by
+//! the consumer. It sends one [`Subscribe`]; the producer answers with a [`Reply`], or lets it wait and answers
+//! again; from then on [`segment`]s flow one way until the producer finishes or resets the stream, or the consumer
+//! stops it, or asks for its end by finishing its own half.
 //!
 //! Two machines decide, one for each end: [`producer::Machine`] admits and drops consumers,
 //! [`consumer::Machine`] chooses and retries producers. Datums never pass through a machine.

@@ -983,8 +983,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens: each request is answered once, or told to wait and answered at most once more, and what the
-        /// outputs say about who is subscribed agrees with the events and with the machine.
+        /// Whatever happens: each request is answered once, or told to wait and answered at most once more, and what
+        /// the outputs say about who is subscribed agrees with the events and with the machine.
         #[test]
         fn requests_are_answered_once_and_outputs_agree(steps in steps()) {
             let config = Config { max_consumers: 4, max_waiting: 3, ..Config::default() };

@@ -5,10 +5,10 @@
 //! eight), and each datum behind its own length (four bytes). A producer writes a segment once, in
 //! place, whatever the number of consumers; the same bytes go to all of them.
 //!
-//! Where a consumer has criteria, its segments are *selected*: their datums do not follow one upon the other. Each has
-//! in front of its length the number of datums passed over before it (eight bytes), and the header's sequence number is
-//! that of the first datum passed over. So segments still leave no hole between them, and what was passed over is told apart
-//! from what is missing.
+//! Where a consumer has criteria, its segments are *selected*: their datums do not follow one upon the other. Each
+//! has in front of its length the number of datums passed over before it (eight bytes), and the header's sequence
+//! number is that of the first datum passed over. So segments still leave no hole between them, and what was passed
+//! over is told apart from what is missing.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -165,8 +165,8 @@ impl SegmentWriter {
         }
     }
 
-    /// Completes the segment with a last datum whose bytes are not in `out`: they are to be sent after what begins at the
-    /// segment's start there.
+    /// Completes the segment with a last datum whose bytes are not in `out`: they are to be sent after what begins at
+    /// the segment's start there.
     ///
     /// # Errors
     /// [`DatumTooLarge`] for more than [`DATUM_LEN_MAX`] bytes; the segment is as before.
@@ -418,8 +418,8 @@ impl Position {
         self.cover(first, first, end.ok_or(SegmentError::Count(count))?)
     }
 
-    /// Takes note of a whole segment, as [`advance`](Self::advance). What it passes over may have been passed over before:
-    /// consumers with the same criteria share segments, and one may have come later than another.
+    /// Takes note of a whole segment, as [`advance`](Self::advance). What it passes over may have been passed over
+    /// before: consumers with the same criteria share segments, and one may have come later than another.
     ///
     /// # Errors
     /// [`SegmentError::Repeated`] where one of its datums comes before the datum that is due.

@@ -5,11 +5,11 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::SinkExt;
+use futures_util::{FutureExt, SinkExt};
 use rand_chacha::ChaCha8Rng;
-use smalti_core::Network;
-use smalti_core::streams::{Consumer, ConsumerEvent, Criteria, Producer, SubscriptionState};
+use smalti_core::streams::{Consumer, ConsumerEvent, Criteria, Meta, Producer, SubscriptionState};
 use smalti_core::wire::CloseCode;
+use smalti_core::{Network, PeerId};
 use smalti_sim::AppResult;
 use smalti_sim::rng::{Streams, between, chance};
 use tokio::sync::watch;
@@ -181,17 +181,22 @@ impl Application {
                 },
                 reading = consumer.recv_with_meta() => {
                     let Some((reading, meta)) = reading else { return Ok(()) };
-                    if reading.number != meta.sequence {
-                        let sequence = meta.sequence;
-                        return Err(format!("{reading:?} came under the number {sequence}").into());
-                    }
-                    let number = reading.number;
-                    self.board.take(local, meta.producer, &reading).map_err(|cause| {
-                        format!("{local} got number {number} of {}: {cause}", meta.producer)
-                    })?;
+                    self.take(local, &reading, &meta)?;
                     let stalls = self.board.setup.stalls && *phase.borrow() == Phase::Changing;
                     if stalls && chance(&mut *self.rng.borrow_mut(), 2_000) {
                         sleep(self.draw((Duration::ZERO, STALL_MAX))).await;
+                        while let Some(Ok(Some(event))) = events.recv().now_or_never() {
+                            self.hear(&local, &event, &mut waited);
+                        }
+                        // Nothing can come in while these are taken, since nothing is waited for.
+                        let mut queued = 0;
+                        while let Some(Some((reading, meta))) =
+                            consumer.recv_with_meta().now_or_never()
+                        {
+                            queued += 1;
+                            self.take(local, &reading, &meta)?;
+                        }
+                        self.board.queued(queued)?;
                     }
                 }
                 // Neither an event nor a reading is there.
@@ -209,7 +214,16 @@ impl Application {
         }
     }
 
-    fn hear(&self, local: &smalti_core::PeerId, event: &ConsumerEvent, waited: &mut bool) {
+    fn take(&self, local: PeerId, reading: &Reading, meta: &Meta) -> Result<(), String> {
+        let Reading { number, .. } = *reading;
+        if number != meta.sequence {
+            return Err(format!("number {number} came as {}", meta.sequence));
+        }
+        let taken = self.board.take(local, meta.producer, reading);
+        taken.map_err(|cause| format!("{local} got number {number} of {}: {cause}", meta.producer))
+    }
+
+    fn hear(&self, local: &PeerId, event: &ConsumerEvent, waited: &mut bool) {
         match event {
             ConsumerEvent::Lagged { peer, datums } => self.board.told(*local, *peer, *datums),
             ConsumerEvent::Waiting { .. } => {

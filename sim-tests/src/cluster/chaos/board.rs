@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 use smalti_core::id::{Instance, PeerId};
+use smalti_core::protocol::streams::segment::SEGMENT_LEN;
 use tokio::sync::watch;
 
 use super::super::Findings;
@@ -27,10 +28,6 @@ pub(super) const RARE_STATES: &[&str] = &[
 
 /// A consumer with criteria wants one reading in so many.
 pub(super) const KINDS: u64 = 4;
-/// What may be on the way between a producer and the application of a consumer, beyond both queues, in bytes: what
-/// the writer holds, the windows and buffers of the stream, a segment of each side.
-const ON_THE_WAY_MAX: usize = 2 * 1_024 * 1_024;
-
 /// One life of a producer: the life of its node, and how many producers that has had before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Life {
@@ -77,7 +74,7 @@ struct State {
     received: BTreeMap<PeerId, Received>,
     readings: u64,
     missing: u64,
-    furthest_behind: u64,
+    most_queued: u64,
 }
 
 #[derive(Default)]
@@ -98,8 +95,8 @@ struct Received {
     chosen: BTreeMap<PeerId, Chosen>,
 }
 
-/// What a consumer with criteria has received of a producer. Told is what was sent while it was not subscribed, whether or not it would have
-/// been chosen: so it is told of no less than it misses.
+/// What a consumer with criteria has received of a producer. Told is what was sent while it was not subscribed,
+/// whether or not it would have been chosen: so it is told of no less than it misses.
 #[derive(Clone, Copy, Default)]
 struct Chosen {
     at: Option<(Life, u64)>,
@@ -257,20 +254,6 @@ impl Board {
         let Some(received) = state.received.get_mut(&consumer) else {
             return Err(format!("{consumer} has not begun"));
         };
-        let of_life = sent.and_then(|sent| {
-            let mut lives = sent.lives.iter();
-            lives.find(|(life, _)| *life == reading.life)
-        });
-        let behind = of_life.map_or(0, |(_, next)| next.saturating_sub(reading.number));
-        // What criteria pass over is not queued.
-        let behind = behind / received.kind.map_or(1, |_| KINDS);
-        state.furthest_behind = state.furthest_behind.max(behind);
-        let on_the_way = ON_THE_WAY_MAX.div_ceil(self.setup.len) + 2 * self.setup.buffer;
-        if behind > on_the_way as u64 {
-            return Err(format!(
-                "{behind} readings are queued, of {on_the_way} at most"
-            ));
-        }
         if let Some(kind) = received.kind {
             let chosen = received.chosen.entry(producer).or_default();
             let missing = chosen.take(reading, kind)?;
@@ -289,6 +272,21 @@ impl Board {
                 self.findings.reach(MISSED);
                 state.missing += datums;
             }
+        }
+        Ok(())
+    }
+
+    /// A consumer that had taken nothing for a while has found so many readings in its queue: no more than that may
+    /// hold, and the segment that filled it, and the one in hand.
+    pub(super) fn queued(&self, readings: u64) -> Result<(), String> {
+        let mut state = self.state.borrow_mut();
+        state.most_queued = state.most_queued.max(readings);
+        let segment = SEGMENT_LEN / self.setup.len + 1;
+        let most = (self.setup.buffer + 2 * segment) as u64;
+        if readings > most {
+            return Err(format!(
+                "{readings} readings were queued, of {most} at most"
+            ));
         }
         Ok(())
     }
@@ -376,8 +374,8 @@ impl Board {
         let state = self.state.borrow();
         let lives: usize = state.sent.values().map(|sent| sent.lives.len()).sum();
         format!(
-            "{} readings of {lives} lives received, {} missing and told of, {} behind at most",
-            state.readings, state.missing, state.furthest_behind
+            "{} readings of {lives} lives received, {} missing and told of, {} queued at most",
+            state.readings, state.missing, state.most_queued
         )
     }
 }

@@ -33,8 +33,8 @@ use crate::time::WallTime;
 const QUEUE_BYTES_MAX: usize = 64 * 1_024 * 1_024;
 /// What a writer takes at a time, in bytes: it stops at the segment that reaches this.
 pub(super) const BATCH_LEN: usize = 256 * 1_024;
-/// Encodings of this many bytes are not copied where they are at hand: a write of its own for each shorter one would cost
-/// more than the copy.
+/// Encodings of this many bytes are not copied where they are at hand: a write of its own for each shorter one would
+/// cost more than the copy.
 const APART_LEN_MIN: usize = 16 * 1_024;
 /// The most room that is kept for encodings that are copied.
 const SCRATCH_LEN_MAX: usize = 1_024 * 1_024;
@@ -268,8 +268,8 @@ impl Fanout {
         wakers.into_values().chain(writer).for_each(Waker::wake);
     }
 
-    /// Gives what is queued for subscription `id`, a batch of about `limit` bytes at a time. Pending for ever once it is
-    /// removed: that is no end, and who removes it tells its writer otherwise.
+    /// Gives what is queued for subscription `id`, a batch of about `limit` bytes at a time. Pending for ever once it
+    /// is removed: that is no end, and who removes it tells its writer otherwise.
     pub(super) fn poll_take(
         &self,
         cx: &Context<'_>,
@@ -513,5 +513,5 @@ impl State {
 
 fn encoded_apart<D: Datum>(datum: &D) -> Option<Bytes> {
     let encoded = datum.encoded()?;
-    (encoded.len() >= APART_LEN_MIN).then_some(encoded)
+    (encoded.len() >= APART_LEN_MIN).then(|| encoded.clone())
 }

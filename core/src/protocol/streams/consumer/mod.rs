@@ -15,10 +15,10 @@
 //!               +------- BackingOff <--------------------+       Lost
 //! ```
 //!
-//! Where a consumer wants no more than so many producers, it takes those of the lowest [`Cost`]. It goes over to another one
-//! only where that has been better by a margin twice in a row, when it looks from time to time; it subscribes there before it leaves
-//! the one it had, and lets that send what it has taken in by then. A producer that is lost, or lets it wait, is
-//! replaced at once.
+//! Where a consumer wants no more than so many producers, it takes those of the lowest [`Cost`]. It goes over to
+//! another one only where that has been better by a margin twice in a row, when it looks from time to time; it
+//! subscribes there before it leaves the one it had, and lets that send what it has taken in by then. A producer that
+//! is lost, or lets it wait, is replaced at once.
 //!
 //! A producer that is no longer accepted is unsubscribed from, whatever the state. One that is no longer named is
 //! not: it is about to end, and will say so once it has sent what it has; it is then forgotten. The place in
@@ -203,8 +203,8 @@ pub enum Event {
     /// slow, or they cannot be decoded. Where a producer has restarted, what it sent since is counted, and what was
     /// missing of its earlier life when that ended cannot be.
     ///
-    /// Datums that the consumer's criteria pass over are not missing. What was sent while it was not subscribed is counted
-    /// whether or not its criteria would have chosen it: nobody has asked them.
+    /// Datums that the consumer's criteria pass over are not missing. What was sent while it was not subscribed is
+    /// counted whether or not its criteria would have chosen it: nobody has asked them.
     Lagged {
         /// The producer.
         peer: PeerId,
@@ -449,7 +449,8 @@ impl Machine {
         };
     }
 
-    /// The producers that count among those that are wanted. Who lets the consumer wait does not, nor who is about to end.
+    /// The producers that count among those that are wanted. Who lets the consumer wait does not, nor who is about to
+    /// end.
     fn used(&self) -> impl Iterator<Item = PeerId> {
         self.attempts.values().copied().filter(|peer| {
             self.producers.get(peer).is_some_and(|producer| {
