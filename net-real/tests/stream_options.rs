@@ -18,7 +18,8 @@ use nodes::{Trade, node, pair, soon, trade};
 async fn event<E: Clone, T>(events: &mut Events<E>, pick: impl Fn(E) -> Option<T>) -> T {
     soon("an event", async {
         loop {
-            let event = events.recv().await.unwrap().expect("the stream goes on");
+            let event = events.recv().await.expect("none is dropped");
+            let event = event.expect("the stream goes on");
             if let Some(picked) = pick(event) {
                 return picked;
             }

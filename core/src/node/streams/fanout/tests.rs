@@ -331,8 +331,11 @@ fn wants(prefix: &str) -> Option<Criteria> {
     Some(Criteria::field("").starts_with(prefix))
 }
 
-/// As [`take`], of a subscription with criteria; with how many sequence numbers each segment covers.
-fn take_selected(fanout: &Fanout, id: SubscriptionId) -> (Vec<(u64, Bytes)>, Vec<(u64, u64)>) {
+type Datums = Vec<(u64, Bytes)>;
+type Covered = Vec<(u64, u64)>;
+
+/// As [`take`], of a subscription with criteria; with the sequence numbers that each segment covers.
+fn take_selected(fanout: &Fanout, id: SubscriptionId) -> (Datums, Covered) {
     let cx = Context::from_waker(Waker::noop());
     let (mut datums, mut covered, mut frames) = (Vec::new(), Vec::new(), Vec::new());
     while let Poll::Ready(Taken::Segments(_)) = fanout.poll_take(&cx, id, BATCH_LEN, &mut frames) {
