@@ -45,8 +45,8 @@ impl<K: Key, V: Value> Reader<Map<K, V>> {
         self.view().get(key).cloned()
     }
 
-    /// All keys with their values as they are now, by ascending key, cloned as they come. Holds on to these contents; a
-    /// [`view`](Self::view) gives references instead.
+    /// All keys with their values as they are now, by ascending key, cloned as they come. Begins with a pointer for
+    /// each 16 of them, and holds on to these contents; a [`view`](Self::view) gives references instead.
     #[must_use]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (K, V)> + use<K, V> {
         self.view().contents().into_iter()

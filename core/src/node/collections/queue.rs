@@ -80,8 +80,8 @@ impl<P: Key, K: Key, V: Value> Reader<PriorityQueue<P, K, V>> {
         self.view().get_max().map(owned)
     }
 
-    /// All entries as they are now, by ascending priority, cloned as they come. Holds on to these contents; a
-    /// [`view`](Self::view) gives references instead.
+    /// All entries as they are now, by ascending priority, cloned as they come. Begins with a pointer for
+    /// each 16 of them, and holds on to these contents; a [`view`](Self::view) gives references instead.
     #[must_use]
     pub fn iter_asc(&self) -> impl DoubleEndedIterator<Item = (P, K, V)> + use<P, K, V> {
         self.view().contents().into_iter()

@@ -42,8 +42,8 @@ impl<T: Key> Reader<Set<T>> {
         self.view().is_subset(&other.view())
     }
 
-    /// All items as they are now, ascending, cloned as they come. Holds on to these contents; a [`view`](Self::view)
-    /// gives references instead.
+    /// All items as they are now, ascending, cloned as they come. Begins with a pointer for
+    /// each 16 of them, and holds on to these contents; a [`view`](Self::view) gives references instead.
     #[must_use]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = T> + use<T> {
         self.view().contents().into_iter()
