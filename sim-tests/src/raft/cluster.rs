@@ -24,7 +24,7 @@ use super::ledger::{Ledger, Life};
 use super::network::{BondRules, Bonding, Network, Parcel};
 use super::peers;
 use super::rare;
-use super::reforms;
+use super::reforms::{self, Words};
 use super::registers::Registers;
 use super::watch::{Watch, Watched, check_ack};
 use crate::Coverage;
@@ -89,6 +89,8 @@ pub(super) struct Cluster {
     surroundings: Vec<Surroundings>,
     /// Peers that were told to leave.
     leaving: BTreeSet<PeerId>,
+    /// Who has given which word on a reform.
+    words: Words,
     /// Acknowledgements of a step in which the node crashed.
     unchecked: Vec<Ack>,
 }
@@ -109,6 +111,7 @@ impl Cluster {
             coverage: Coverage::default(),
             surroundings: vec![Surroundings::default(); nodes as usize],
             leaving: BTreeSet::new(),
+            words: Words::default(),
             unchecked: Vec::new(),
             setup,
         }
@@ -250,6 +253,7 @@ impl Cluster {
             let evidence = &mut self.watches[node.0 as usize].evidence;
             evidence.sends(envelope.from, Member { peer, instance }, &envelope.message);
         }
+        self.words.says(voter, envelope, &self.ledger);
         match &envelope.message {
             Message::Append(append) if disk.is_durable() => {
                 grows_in_secret(node, &append.entries, disk);
@@ -423,6 +427,7 @@ impl Cluster {
         }
         self.unchecked.append(&mut self.watches[number].acks);
         self.watches[number] = Watch::new();
+        self.words.forgets(&peers::peer(node));
         let mut watches = self.watches.iter();
         if watches.any(|watch| watch.fetches_from == Some(node)) {
             self.coverage.reach(rare::SOURCE_LOST);
@@ -511,6 +516,12 @@ impl Environment<Driven> for Cluster {
                     let clients = &mut self.clients;
                     clients.completed(node, call, &outcome, stopped, now, coverage);
                     if let CallOutcome::Applied { version, output } = outcome {
+                        let life = self.ledger.find(&version.incarnation);
+                        assert!(
+                            life.is_none_or(|life| !life.is_over),
+                            "{node} acknowledges {call:?} in {}, which was proved to be over",
+                            version.incarnation
+                        );
                         self.watches[number].acks.push(Ack {
                             call,
                             version,

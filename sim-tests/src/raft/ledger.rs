@@ -1,6 +1,6 @@
 //! What the groups have agreed on, as first seen: all that is seen later must agree with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use smalti_core::id::PeerId;
 use smalti_core::protocol::raft::{
@@ -63,6 +63,8 @@ pub(super) struct Life {
     pub(super) meetings: Meetings,
     /// Where it was reformed from another.
     pub(super) parentage: Option<Parentage>,
+    /// All that were seen to have a log.
+    pub(super) members: BTreeSet<Member>,
     /// It was proved that it could not go on.
     pub(super) is_over: bool,
 }
@@ -87,6 +89,7 @@ impl Life {
             acks: 0,
             meetings: Meetings::default(),
             parentage: None,
+            members: BTreeSet::new(),
             is_over: false,
         }
     }

@@ -1,9 +1,11 @@
 //! Incarnations that go on from others: what they inherit, and that those end with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use smalti_core::id::PeerId;
 use smalti_core::protocol::raft::{
-    Configuration, Incarnation, Index, Member, Position, Reformed, Role,
+    Configuration, Envelope, Incarnation, Index, Member, Message, Position, Reform, Reformed, Role,
+    Verdict,
 };
 use smalti_sim::NodeIndex;
 
@@ -92,6 +94,67 @@ impl Ledger {
                 coverage.reach(rare::REFORM_LOST);
             }
         }
+    }
+}
+
+/// The words that members have given on reforms: to do nothing more for the incarnation that is reformed.
+#[derive(Default)]
+pub(super) struct Words {
+    /// Who takes part, by the round of the question.
+    asked: BTreeMap<u64, BTreeSet<Member>>,
+    /// Who has given its word, of which incarnation, and who took part.
+    given: BTreeMap<Member, (Incarnation, BTreeSet<Member>)>,
+}
+
+impl Words {
+    /// A member says something.
+    pub(super) fn says(&mut self, member: Member, envelope: &Envelope, ledger: &Ledger) {
+        match &envelope.message {
+            Message::Reform(reform) => match &**reform {
+                Reform::Ask { round, pledge, .. } => {
+                    let participants = pledge.iter().map(|pledge| &pledge.participants);
+                    let asked = participants.map(|participants| (*round, participants.clone()));
+                    self.asked.extend(asked);
+                }
+                Reform::Answer { of, round, remains } => {
+                    let asked = self.asked.get(round);
+                    let asked = asked.filter(|participants| participants.contains(&member));
+                    if let Some(participants) = asked
+                        && remains.part.is_some()
+                        && !remains.goes_on
+                    {
+                        let word = (*of, participants.clone());
+                        self.given.insert(member, word);
+                    }
+                }
+            },
+            Message::PreVote(_)
+            | Message::RequestVote(_)
+            | Message::VoteReply {
+                verdict: Verdict::Granted,
+                ..
+            } => {
+                let Some((of, participants)) = self.given.get(&member) else {
+                    return;
+                };
+                // Where another turns up that has a log the word was given by mistake. Lives that were over by
+                // then are none of those.
+                let is_known = |other: &Member| participants.iter().any(|it| it.peer == other.peer);
+                let life = ledger.find(of);
+                let is_wrong = life.is_some_and(|life| !life.members.iter().all(is_known));
+                assert!(
+                    is_wrong || envelope.incarnation != Some(*of),
+                    "{member} has given its word to do nothing more for {of}, and says {:?}",
+                    envelope.message
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// A node has begun another run, in which it knows nothing of the word that it gave.
+    pub(super) fn forgets(&mut self, peer: &PeerId) {
+        self.given.retain(|member, _| member.peer != *peer);
     }
 }
 
