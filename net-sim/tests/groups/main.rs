@@ -10,4 +10,5 @@ mod forming;
 mod journal;
 mod leaving;
 mod meeting;
+mod reforming;
 mod splits;
