@@ -419,7 +419,7 @@ impl Names {
                 let incarnation = self.incarnation(Some(incarnation));
                 let how = if *is_proved { "proved" } else { "not proved" };
                 let had = state.as_ref().map_or_else(String::new, |state| {
-                    let state: Vec<_> = state.iter().map(text).collect();
+                    let state: Vec<_> = state.iter().map(|command| text(command)).collect();
                     format!(", had {}", state.join(" "))
                 });
                 format!(
