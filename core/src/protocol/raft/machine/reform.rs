@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{CatchUp, Gained, Gap, Raft};
+use super::Raft;
 use crate::id::Instance;
 use crate::protocol::raft::Ancestor;
+use crate::protocol::raft::catch_up::{CatchUp, Gained, Gap};
 use crate::protocol::raft::entry::Owner;
 use crate::protocol::raft::io::{Event, Reformed, StopReason};
 use crate::protocol::raft::messages::{Envelope, Message};
