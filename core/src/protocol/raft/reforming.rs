@@ -42,7 +42,7 @@ pub(super) struct Reforming {
     attempt: Option<Attempt>,
     /// The lives that were named in the last round.
     known: BTreeSet<Member>,
-    /// The greatest entry that a participant of the last round knew to be committed.
+    /// The entry that is asked about: the greatest that a participant knew to be committed.
     floor: Position,
     /// Rounds in which another was found to be the one to go on, one after the other.
     rounds: u32,
@@ -276,7 +276,7 @@ impl Core {
                 self.reforming.stalled = None;
                 self.reforming.rounds = 0;
             }
-            Finding::HigherFloor(floor) => {
+            Finding::OtherFloor(floor) => {
                 self.reforming.floor = floor;
                 self.ask(now, None);
             }

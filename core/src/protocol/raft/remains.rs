@@ -85,8 +85,9 @@ pub(super) struct Survey<'a> {
 pub(super) enum Finding {
     /// It has a leader, or can elect one.
     GoesOn,
-    /// A member knows of a later entry that was committed: all are to be asked for that one.
-    HigherFloor(Position),
+    /// A member knows of a later entry that was committed, or nobody has the one that was asked about: all are to be
+    /// asked for this one.
+    OtherFloor(Position),
     /// It cannot go on with those that have answered.
     Stands(Left),
 }
@@ -126,8 +127,11 @@ impl Survey<'_> {
         }
         let commits = parts.values().map(|part| part.commit);
         let highest = commits.max_by_key(|commit| commit.index);
-        if let Some(highest) = highest.filter(|highest| highest.index > self.floor.index) {
-            return Finding::HigherFloor(highest);
+        // Who knew of the entry that was asked about may have begun another life since. Where nobody has it any more nobody
+        // would be fit, and an empty log as good as any.
+        let is_lost = !parts.values().any(|part| part.has_floor);
+        if let Some(highest) = highest.filter(|it| it.index > self.floor.index || is_lost) {
+            return Finding::OtherFloor(highest);
         }
         let participants: BTreeSet<Member> = parts.keys().copied().collect();
         let mut called: BTreeSet<Member> = self.silent.clone();
@@ -373,11 +377,25 @@ mod tests {
         };
         assert_eq!(
             judge(&ours, at(4, 1), &others(true)),
-            Finding::HigherFloor(at(5, 1))
+            Finding::OtherFloor(at(5, 1))
         );
         let heir = |has_floor| left(judge(&ours, at(5, 1), &others(has_floor))).heir;
         assert_eq!(heir(false), member(1, 1));
         assert_eq!(heir(true), member(4, 1));
+    }
+
+    #[test]
+    fn an_entry_that_nobody_has_any_more_makes_nobody_fit_to_found_from_nothing() {
+        // Who knew of entry 9 has begun another life since; 4 has the best log that is left, and 1 none.
+        let mut empty = part(Position::ZERO, Position::ZERO, &[]);
+        empty.part.as_mut().unwrap().has_floor = false;
+        let mut four = part(at(5, 1), at(4, 1), &[2, 3, 4]);
+        four.part.as_mut().unwrap().has_floor = false;
+        let four = [(member(4, 1), OF, four)];
+        assert_eq!(
+            judge(&empty, at(9, 1), &four),
+            Finding::OtherFloor(at(4, 1))
+        );
     }
 
     #[test]
