@@ -21,6 +21,8 @@ use super::board::{
 };
 use super::edges::Edges;
 
+/// The least mean time between two of the last readings.
+const LAST_PACE: Duration = Duration::from_millis(20);
 /// How often a consumer shows to whom it is subscribed.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
 /// For how long producers and consumers stay, and how long they are away.
@@ -114,7 +116,9 @@ impl Application {
                     .await
                     .map_err(|error| error.to_string())?;
                 if number % 8 == 7 {
-                    sleep(setup.pace * 8).await;
+                    // The last ones so slowly that few networks make a consumer lag.
+                    let pace = last.map_or(setup.pace, |_| setup.pace.max(LAST_PACE));
+                    sleep(pace * 8).await;
                 }
             }
             self.board.done(local);

@@ -107,6 +107,16 @@ struct Chosen {
 }
 
 impl Chosen {
+    /// Whether it has received all that it wants of the `next` readings of `life`, or was told of what is missing where it
+    /// `may_miss` some.
+    fn has_all_of(&self, life: Life, next: u64, kind: u64, may_miss: bool) -> bool {
+        let Some((_, due)) = self.at.filter(|(at, _)| *at == life) else {
+            return false;
+        };
+        let left = (due..next).filter(|number| number % KINDS == kind).count() as u64;
+        left == 0 || may_miss && self.missed + left <= self.told
+    }
+
     fn take(&mut self, reading: &Reading, kind: u64) -> Result<u64, String> {
         let Reading { life, number, .. } = *reading;
         if number % KINDS != kind {
@@ -346,18 +356,20 @@ impl Board {
                 else {
                     return Err(format!("{producer} is not done"));
                 };
+                // Who is dropped even now because the network is slow has been told of all that it misses.
+                let may_miss = self.setup.disconnect_lagging;
                 let has_all = match received.kind {
                     Some(kind) => {
                         let chosen = received.chosen.get(producer).copied().unwrap_or_default();
-                        let last = (0..next).rev().find(|number| number % KINDS == kind);
-                        chosen.at == last.map(|last| (life, last + 1))
-                            && chosen.unbroken_from < from + KINDS
+                        chosen.has_all_of(life, next, kind, may_miss)
+                            && (may_miss || chosen.unbroken_from < from + KINDS)
                     }
                     None => {
                         let gaps = received.gaps.get(producer).copied().unwrap_or_default();
-                        gaps.next() == Some((life, next))
-                            && gaps.unbroken_from(life) <= Some(from)
-                            && gaps.unaccounted() == 0
+                        let told = gaps.unaccounted();
+                        let is_whole = gaps.unbroken_from(life) <= Some(from) && told == 0;
+                        gaps.next().map(|(of, due)| (of, due + told)) == Some((life, next))
+                            && (may_miss || is_whole)
                     }
                 };
                 if !has_all {
