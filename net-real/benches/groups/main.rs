@@ -3,9 +3,10 @@
 //! and of the caller together.
 //! `cargo bench -p smalti --bench groups [-- latency|throughput|failover|late|many|all] [--rounds N]`
 
+#[path = "../common/mod.rs"]
+mod common;
 mod counted;
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,17 +17,13 @@ use serde::{Deserialize, Serialize};
 use smalti::groups::{
     ApplyContext, ConsensusConfig, Group, GroupKey, Serialized, StateMachine, Storage,
 };
-use smalti::transport::QuicEndpoint;
-use smalti::{Network, NetworkExt, QuicRuntime, Strong, UniqueId, discovery, unique_id};
-use smalti_core::id::SecretKey;
-use smalti_core::runtime::{Alpn, Endpoint, EndpointConfig};
+use smalti::{Network, NetworkExt, Strong, UniqueId, discovery, unique_id};
 use tokio::runtime::Runtime;
 
+use self::common::{CALLS, loopback, raw_round_trip, runtime};
 use self::counted::{Cost, Counted, Syncs};
 
-const PROTOCOL: Alpn = Alpn::new("/bench/1");
 const NODES: usize = 3;
-const CALLS: usize = 2_000;
 /// How long each rate is measured.
 const SPAN: Duration = Duration::from_secs(2);
 
@@ -105,18 +102,6 @@ fn main() {
             many_groups();
         }
     }
-}
-
-fn runtime(threads: usize) -> Runtime {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .enable_all()
-        .build()
-        .expect("tokio starts")
-}
-
-fn loopback() -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
 }
 
 /// Directories of the nodes' stores, removed at the end.
@@ -562,48 +547,6 @@ fn resident() -> f64 {
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
     let kib = line.and_then(|line| line.split_whitespace().nth(1));
     kib.and_then(|kib| kib.parse().ok()).unwrap_or(f64::NAN)
-}
-
-fn bind(name: &str) -> (SecretKey, Arc<QuicEndpoint>) {
-    let secret_key = SecretKey::from(name);
-    let config = EndpointConfig {
-        secret_key: secret_key.clone(),
-        addresses: vec![loopback()],
-        protocols: vec![PROTOCOL],
-    };
-    let endpoint = QuicRuntime::new().bind_quic(config);
-    (secret_key, endpoint.expect("loopback has a free port"))
-}
-
-/// A frame of 64 bytes there and back over one stream of bare quinn.
-async fn raw_round_trip() -> (f64, f64) {
-    let ((_, a), (key, b)) = (bind("a"), bind("b"));
-    let address = b.addresses()[0];
-    let echo = tokio::spawn(async move {
-        let quinn = b.quinn().expect("open");
-        let connection = quinn.accept().await.expect("open").await.expect("dialled");
-        let (mut send, mut recv) = connection.accept_bi().await.expect("open");
-        let mut frame = [0; 64];
-        while recv.read_exact(&mut frame).await.is_ok() {
-            send.write_all(&frame).await.expect("open");
-        }
-    });
-    let connecting = a.connect_quinn(key.peer_id(), address, PROTOCOL);
-    let connection = connecting.expect("address").await.expect("it answers");
-    let (mut send, mut recv) = connection.open_bi().await.expect("open");
-    let mut times = Vec::with_capacity(CALLS);
-    for _ in 0..CALLS {
-        let start = Instant::now();
-        let mut frame = [7; 64];
-        send.write_all(&frame).await.expect("open");
-        recv.read_exact(&mut frame).await.expect("open");
-        times.push(start.elapsed());
-    }
-    send.finish().expect("open");
-    echo.await.expect("no panic");
-    times.sort_unstable();
-    let micros = |at: usize| times[at].as_secs_f64() * 1e6;
-    (micros(CALLS / 2), micros(CALLS * 99 / 100))
 }
 
 /// What making 4 KiB of a file durable takes, in us: the median.
