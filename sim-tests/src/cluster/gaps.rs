@@ -31,6 +31,24 @@ struct At<L> {
     unbroken_from: u64,
 }
 
+/// How many readings have been sent in lives before `life` that are not received where all has been up to
+/// `next`, a life and the number due in it. `lives` has each with its next number, from the first life on.
+pub(super) fn unreceived<L: Copy + PartialEq>(
+    lives: &[(L, u64)],
+    next: Option<(L, u64)>,
+    life: L,
+) -> u64 {
+    let place = |life| lives.iter().position(|(known, _)| *known == life);
+    let end = place(life).unwrap_or(lives.len());
+    let (start, received) = match next.and_then(|(life, next)| Some((place(life)?, next))) {
+        Some((start, next)) => (start, next),
+        None => (0, 0),
+    };
+    let lives = lives.get(start..end).unwrap_or_default();
+    let sent: u64 = lives.iter().map(|(_, next)| next).sum();
+    sent.saturating_sub(received)
+}
+
 /// What a reading has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shown {

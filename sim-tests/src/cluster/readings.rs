@@ -14,7 +14,7 @@ use smalti_sim::AppResult;
 use tokio::sync::watch;
 
 use super::Findings;
-use super::gaps::{Gaps, Shown};
+use super::gaps::{Gaps, Shown, unreceived};
 
 pub(super) const MISSED: &str = "a consumer missed datums and was told so";
 pub(super) const RESUBSCRIBED: &str = "a consumer subscribed to a producer again";
@@ -80,22 +80,6 @@ struct Received {
     producers: Vec<PeerId>,
     /// What it has received of each producer, and what it was told.
     gaps: BTreeMap<PeerId, Gaps<Instance>>,
-}
-
-impl Sent {
-    /// How many readings have been sent in lives before `life` that are not received where all has
-    /// been up to `next`, a life and the number due in it.
-    fn unreceived(&self, next: Option<(Instance, u64)>, life: Instance) -> u64 {
-        let place = |life| self.lives.iter().position(|(known, _)| *known == life);
-        let end = place(life).unwrap_or(self.lives.len());
-        let (start, received) = match next.and_then(|(life, next)| Some((place(life)?, next))) {
-            Some((start, next)) => (start, next),
-            None => (0, 0),
-        };
-        let lives = self.lives.get(start..end).unwrap_or_default();
-        let sent: u64 = lives.iter().map(|(_, next)| next).sum();
-        sent.saturating_sub(received)
-    }
 }
 
 impl Board {
@@ -224,10 +208,10 @@ impl Board {
         *readings += 1;
         let received = received.entry(consumer).or_default();
         let gaps = received.gaps.entry(producer).or_default();
-        let unreceived = sent
+        let of_earlier_lives = sent
             .get(&producer)
-            .map_or(0, |sent| sent.unreceived(gaps.next(), reading.life));
-        match gaps.take(reading.life, reading.number, unreceived) {
+            .map_or(0, |sent| unreceived(&sent.lives, gaps.next(), reading.life));
+        match gaps.take(reading.life, reading.number, of_earlier_lives) {
             Ok(Shown::Next | Shown::First) => {}
             Ok(Shown::NextLife) => findings.reach(NEXT_LIFE),
             Ok(Shown::Missing(datums)) => {

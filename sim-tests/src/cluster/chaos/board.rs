@@ -10,7 +10,7 @@ use smalti_core::protocol::streams::segment::SEGMENT_LEN;
 use tokio::sync::watch;
 
 use super::super::Findings;
-use super::super::gaps::{Gaps, Shown};
+use super::super::gaps::{Gaps, Shown, unreceived};
 use super::{Mode, Setup};
 
 pub(super) const MISSED: &str = "a consumer missed datums and was told so";
@@ -152,21 +152,6 @@ impl Chosen {
     }
 }
 
-impl Sent {
-    /// As many readings of lives before `life` may not have been received where all has been up to `next`.
-    fn unreceived(&self, next: Option<(Life, u64)>, life: Life) -> u64 {
-        let place = |life| self.lives.iter().position(|(known, _)| *known == life);
-        let end = place(life).unwrap_or(self.lives.len());
-        let (start, received) = match next.and_then(|(life, next)| Some((place(life)?, next))) {
-            Some((start, next)) => (start, next),
-            None => (0, 0),
-        };
-        let lives = self.lives.get(start..end).unwrap_or_default();
-        let sent: u64 = lives.iter().map(|(_, next)| next).sum();
-        sent.saturating_sub(received)
-    }
-}
-
 impl Board {
     pub(super) fn new(setup: Setup, findings: Findings) -> Self {
         Self {
@@ -274,8 +259,9 @@ impl Board {
             return Ok(());
         }
         let gaps = received.gaps.entry(producer).or_default();
-        let unreceived = sent.map_or(0, |sent| sent.unreceived(gaps.next(), reading.life));
-        match gaps.take(reading.life, reading.number, unreceived)? {
+        let of_earlier_lives =
+            sent.map_or(0, |sent| unreceived(&sent.lives, gaps.next(), reading.life));
+        match gaps.take(reading.life, reading.number, of_earlier_lives)? {
             Shown::Next | Shown::First => {}
             Shown::NextLife => self.findings.reach(NEXT_LIFE),
             Shown::Missing(datums) => {
