@@ -120,14 +120,15 @@ mod acts {
     pub(super) const TRANSFER: u8 = 17;
     pub(super) const LEAVE: u8 = 18;
     pub(super) const SURROUND: u8 = 19;
-    pub(super) const LIE: u8 = 20;
-    pub(super) const MUTATE: u8 = 21;
-    pub(super) const DECODE: u8 = 22;
-    pub(super) const ANSWER: u8 = 23;
-    pub(super) const RUN_LYING: u8 = 24;
+    pub(super) const EXECUTE_MANY: u8 = 20;
+    pub(super) const LIE: u8 = 21;
+    pub(super) const MUTATE: u8 = 22;
+    pub(super) const DECODE: u8 = 23;
+    pub(super) const ANSWER: u8 = 24;
+    pub(super) const RUN_LYING: u8 = 25;
     /// So many are taken by members of any kind; those after them are of hostile ones.
-    pub(super) const HONEST: usize = 20;
-    pub(super) const ALL: usize = 25;
+    pub(super) const HONEST: usize = 21;
+    pub(super) const ALL: usize = 26;
 }
 
 fn act(group: &mut Group, script: &mut Script<'_>) {
@@ -198,6 +199,7 @@ fn act(group: &mut Group, script: &mut Script<'_>) {
                 group.execute(node);
             }
         }
+        acts::EXECUTE_MANY => group.execute_many(node, 1 + script.below(16)),
         acts::READ => group.read(node),
         acts::GIVE_UP => group.give_up(node, script.below(8)),
         acts::TRANSFER => group.handle(node, Input::TransferLeadership),
@@ -276,7 +278,29 @@ pub fn seeds() -> Vec<Seed> {
     let calm = [
         &founded[..],
         &[
-            RUN, 0, LONG, READ, 1, RUN, 0, LONG, GIVE_UP, 1, 0, RUN, 0, LONG,
+            RUN,
+            0,
+            LONG,
+            READ,
+            1,
+            RUN,
+            0,
+            LONG,
+            GIVE_UP,
+            1,
+            0,
+            RUN,
+            0,
+            LONG,
+            EXECUTE_MANY,
+            1,
+            5,
+            GIVE_UP,
+            1,
+            3,
+            RUN,
+            0,
+            LONG,
         ],
     ];
     let crashes = [

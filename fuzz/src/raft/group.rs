@@ -7,10 +7,10 @@ use rand_chacha::rand_core::SeedableRng;
 use smalti_core::id::{Digest, GroupId, Instance, PeerId};
 use smalti_core::protocol::Machine as _;
 use smalti_core::protocol::raft::{
-    AppendOutcome, CallId, Config, Configuration, Entry, Envelope, Event, FoundingRule, HardState,
-    Identity, Incarnation, Index, Input, LeadershipPreference, Member, Message, Output, Raft,
-    ReadId, Run, StopReason, StorageClass, StorageError, StoreImage, Verdict, Version, Write,
-    WriteId,
+    AppendOutcome, CallId, CommandsBuilder, Config, Configuration, Entry, Envelope, Event,
+    FoundingRule, HardState, Identity, Incarnation, Index, Input, LeadershipPreference, Member,
+    Message, Output, Raft, ReadId, Run, StopReason, StorageClass, StorageError, StoreImage,
+    Verdict, Version, Write, WriteId,
 };
 use smalti_core::time::{Duration, Instant};
 
@@ -293,6 +293,21 @@ impl Group {
             let call = CallId(u64::from(self.last_call));
             self.nodes[number].calls.insert(call);
             self.handle(number, Input::Execute(call, command(self.last_call)));
+        }
+    }
+
+    /// Hands over so many commands at once.
+    pub(super) fn execute_many(&mut self, number: usize, count: usize) {
+        if self.nodes[number].machine.is_some() {
+            let first = CallId(u64::from(self.last_call) + 1);
+            let mut commands = CommandsBuilder::default();
+            for _ in 0..count {
+                self.last_call += 1;
+                let call = CallId(u64::from(self.last_call));
+                self.nodes[number].calls.insert(call);
+                commands.push(&command(self.last_call));
+            }
+            self.handle(number, Input::ExecuteMany(first, commands.take()));
         }
     }
 

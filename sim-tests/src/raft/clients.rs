@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use smalti_core::protocol::raft::{
-    CallId, CallOutcome, Incarnation, Index, Input, ReadError, ReadId, Rejection, Version,
+    CallId, CallOutcome, CommandsBuilder, Incarnation, Index, Input, ReadError, ReadId, Rejection,
+    Version,
 };
 use smalti_sim::NodeIndex;
 use smalti_sim::rng::{Streams, below, chance, exponential};
@@ -28,6 +29,8 @@ pub(super) struct Workload {
     pub(super) keys: u8,
     /// Operations that are strong reads, in parts per million.
     pub(super) reads_ppm: u32,
+    /// Commands that are handed over with others at once, in parts per million.
+    pub(super) many_ppm: u32,
     /// Operations after which an open one is given up.
     pub(super) give_up_ppm: u32,
     /// Operations after which leadership is to be handed over, if the node leads.
@@ -35,6 +38,9 @@ pub(super) struct Workload {
     /// Operations of all nodes together, at most.
     pub(super) operations_max: u64,
 }
+
+/// Commands that are handed over at once, at most.
+const MANY_MAX: u64 = 16;
 
 /// What came of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,10 +187,13 @@ impl Clients {
             let is_read = chance(&mut client.rng, workload.reads_ppm);
             let key = below(&mut client.rng, u64::from(workload.keys)) as u8;
             if client.open.len() + client.open_reads < workload.open_max {
-                self.operations += 1;
                 if is_read {
+                    self.operations += 1;
                     self.read(node, key, leads, ledger, ctx);
+                } else if chance(&mut client.rng, workload.many_ppm) {
+                    self.write_many(node, ctx);
                 } else {
+                    self.operations += 1;
                     self.write(node, key, ctx);
                 }
             }
@@ -211,6 +220,29 @@ impl Clients {
 
     /// Sends a command of `node`, on a register drawn or given.
     pub(super) fn write(&mut self, node: NodeIndex, key: u8, ctx: &mut Ctx) -> CallId {
+        let (call, command) = self.call(node, key, ctx.now());
+        ctx.deliver(node, Input::Execute(call, command.encode()));
+        call
+    }
+
+    /// Sends several commands of `node` at once, each on a register drawn, as many as it may still have.
+    fn write_many(&mut self, node: NodeIndex, ctx: &mut Ctx) {
+        let left = self.workload.operations_max - self.operations;
+        let count = 1 + below(&mut self.clients[node.0 as usize].rng, left.min(MANY_MAX));
+        self.operations += count;
+        let first = CallId(self.calls.len() as u64);
+        let mut commands = CommandsBuilder::default();
+        for _ in 0..count {
+            let client = &mut self.clients[node.0 as usize];
+            let key = below(&mut client.rng, u64::from(self.workload.keys)) as u8;
+            let (_, command) = self.call(node, key, ctx.now());
+            commands.push(&command.encode());
+        }
+        ctx.deliver(node, Input::ExecuteMany(first, commands.take()));
+    }
+
+    /// Draws a command of `node` on a register.
+    fn call(&mut self, node: NodeIndex, key: u8, now: SimTime) -> (CallId, Command) {
         let client = &mut self.clients[node.0 as usize];
         client.commands += 1;
         self.values += 1;
@@ -231,12 +263,11 @@ impl Clients {
         self.calls.push(Call {
             node,
             command,
-            called: ctx.now(),
+            called: now,
             given_up: false,
             end: End::Open,
         });
-        ctx.deliver(node, Input::Execute(call, command.encode()));
-        call
+        (call, command)
     }
 
     /// A call has ended.

@@ -20,7 +20,7 @@ pub(super) fn of_input(input: &Input) -> u64 {
         Input::Execute(call, command) => digest(&(7u8, call.0, &command[..])),
         Input::ExecuteMany(first, all) => {
             let mut hasher = TraceHasher::new();
-            (12u8, first.0).hash(&mut hasher);
+            (13u8, first.0).hash(&mut hasher);
             commands(all, &mut hasher);
             hasher.finish()
         }

@@ -356,6 +356,7 @@ fn draw_workload(rng: &mut ChaCha8Rng, members: u32, operations: Option<u64>) ->
         give_up_ppm: some(rng, 50_000),
         transfer_ppm: some(rng, 10_000),
         operations_max: operations.unwrap_or(5_000),
+        many_ppm: some(rng, 100_000),
     }
 }
 

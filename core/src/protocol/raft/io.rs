@@ -28,7 +28,8 @@ pub enum Input {
     /// A command of this node's, to be applied exactly once.
     Execute(CallId, Bytes),
     /// Commands of this node's, each to be applied exactly once. The calls are numbered from this one on; no command
-    /// is longer than [`COMMAND_LEN_MAX`](super::COMMAND_LEN_MAX), and none is given up.
+    /// is longer than [`COMMAND_LEN_MAX`](super::COMMAND_LEN_MAX), and each is a command: none stands in the place of
+    /// one that was given up.
     ExecuteMany(CallId, Commands),
     /// The caller of a command waits no longer; if it was not applied yet, it is not to be.
     GiveUp(CallId),
