@@ -61,6 +61,9 @@ pub(super) struct Life {
     /// How many commands were acknowledged.
     pub(super) acks: u64,
     pub(super) meetings: Meetings,
+    /// Something was committed from which every later leader knows that the founding was completed: not just what
+    /// leaders append when they begin, or for sessions.
+    pub(super) shows_founded: bool,
     /// Where it was reformed from another.
     pub(super) parentage: Option<Parentage>,
     /// All that were seen to have a log.
@@ -88,6 +91,7 @@ impl Life {
             acked: Index::ZERO,
             acks: 0,
             meetings: Meetings::default(),
+            shows_founded: false,
             parentage: None,
             members: BTreeSet::new(),
             is_over: false,
@@ -228,6 +232,10 @@ impl Life {
                 });
             }
         }
+        self.shows_founded |= !matches!(
+            entry.payload,
+            Payload::Founding(_) | Payload::Blank | Payload::Open(_)
+        );
         match &entry.payload {
             Payload::Founding(charter) => {
                 assert_eq!(entry.index, Index(1), "a founding is entry 1");

@@ -144,14 +144,17 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
     }
     let is_only_one = members.len() == 1;
     let lives = members.into_iter().map(|(incarnation, members)| {
-        // Nothing is acknowledged before as many as expected have accepted.
-        let needed = match environment.config().founding {
-            FoundingRule::Expect(expected) if !has_committed(world, &incarnation) => {
-                expected as usize
-            }
-            FoundingRule::Expect(_) | FoundingRule::Any => 0,
+        // Nothing is acknowledged before as many as expected have accepted. The leader that saw them accept may be
+        // gone with that knowledge, where nothing in the log shows it yet.
+        let needed: &[usize] = match environment.config().founding {
+            FoundingRule::Expect(expected) => match founded_as(world, &incarnation) {
+                Founded::No => &[expected as usize],
+                Founded::Unshown => &[0, expected as usize],
+                Founded::Yes => &[0],
+            },
+            FoundingRule::Any => &[0],
         };
-        let has_majority = |configuration: &Configuration, all_join: bool| {
+        let has_majority = |configuration: &Configuration, all_join: bool, needed: usize| {
             let alive = configuration.voters.iter().filter(|voter| {
                 let of = alive.get(voter);
                 of.is_some_and(|of| of.map_or(all_join, |of| of == incarnation))
@@ -170,8 +173,12 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
             let alive = alive.count();
             alive > voters / 2 && alive >= needed
         };
-        let may_have = |configuration: &Configuration| {
-            [is_only_one, true].map(|all_join| has_majority(configuration, all_join))
+        let may_have = |configuration: &Configuration| -> Vec<bool> {
+            let ways = needed
+                .iter()
+                .flat_map(|needed| [(is_only_one, *needed), (true, *needed)]);
+            ways.map(|(all_join, needed)| has_majority(configuration, all_join, needed))
+                .collect()
         };
         // What only a broken member goes by may still be on its way to others.
         let statuses = all
@@ -202,10 +209,28 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
     lives.collect()
 }
 
+/// Whether a founding was completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Founded {
+    /// Nothing was ever committed after it.
+    No,
+    /// Something was, from which a later leader cannot tell.
+    Unshown,
+    /// Every leader knows it.
+    Yes,
+}
+
+fn founded_as(world: &Group, incarnation: &Incarnation) -> Founded {
+    match world.environment().ledger.find(incarnation) {
+        Some(seen) if seen.shows_founded || seen.parentage.is_some() => Founded::Yes,
+        Some(seen) if seen.last() > Index(1) => Founded::Unshown,
+        _ => Founded::No,
+    }
+}
+
 /// Whether anything was ever committed after the founding of an incarnation.
 fn has_committed(world: &Group, incarnation: &Incarnation) -> bool {
-    let seen = world.environment().ledger.find(incarnation);
-    seen.is_some_and(|seen| seen.last() > Index(1) || seen.parentage.is_some())
+    founded_as(world, incarnation) != Founded::No
 }
 
 /// Waits until every incarnation that can go on has gone on and its members agree; which those are.
