@@ -1,23 +1,19 @@
 //! A node faces peers that do not keep to the protocol: each is told why it is closed, and nobody else
 //! notices.
 
-use std::future::poll_fn;
-use std::net::SocketAddr;
+mod by_hand;
+
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use smalti::QuicRuntime;
-use smalti_core::discovery::{Config, PeerAddr};
-use smalti_core::id::{Instance, SecretKey};
+use smalti_core::discovery::Config;
 use smalti_core::network::CloseCode;
-use smalti_core::runtime::{
-    Alpn, BiStream, Connection, ConnectionError, DialError, Endpoint, EndpointConfig, SendStream,
-    Transport,
-};
-use smalti_core::wire::{Hello, WIRE_VERSIONS, encode_frame};
-use smalti_core::{Network, NetworkBuilder, NetworkId};
+use smalti_core::runtime::{Alpn, Connection, ConnectionError, DialError};
+use smalti_core::{Network, NetworkBuilder};
+
+use by_hand::{Dialer, NETWORK, hello, loopback, write};
 
 const PROTOCOLS: [Alpn; 4] = [
     Alpn::new("/smalti/gossip/1"),
@@ -26,90 +22,12 @@ const PROTOCOLS: [Alpn; 4] = [
     Alpn::new("/smalti/groups/1"),
 ];
 
-fn loopback() -> [SocketAddr; 1] {
-    [([127, 0, 0, 1], 0).into()]
-}
-
 async fn node() -> Network {
-    NetworkBuilder::new("the network")
+    NetworkBuilder::new(NETWORK)
         .with_addresses(loopback())
         .build_on(Arc::new(QuicRuntime::new()))
         .await
         .expect("loopback can be listened on")
-}
-
-/// Dials a node by hand.
-struct Attacker {
-    endpoint: Arc<dyn Endpoint>,
-    target: PeerAddr,
-}
-
-impl Attacker {
-    async fn new(target: &Network) -> Self {
-        let secret_key = SecretKey::from("attacker");
-        let config = EndpointConfig {
-            secret_key,
-            addresses: loopback().into(),
-            protocols: vec![],
-        };
-        let endpoint = QuicRuntime::new()
-            .bind(config)
-            .await
-            .expect("loopback can be listened on");
-        Self {
-            endpoint,
-            target: target.local().addr(),
-        }
-    }
-
-    async fn dial(&self, protocol: Alpn) -> Result<Arc<dyn Connection>, DialError> {
-        self.endpoint
-            .dial(self.target.id, self.target.addresses.clone(), protocol)
-            .await
-    }
-
-    /// Dials and writes `bytes` on the first stream.
-    async fn say(&self, protocol: Alpn, bytes: &[u8]) -> (Arc<dyn Connection>, BiStream) {
-        let connection = self.dial(protocol).await.expect("the node can be dialled");
-        let mut stream = connection.open().await.expect("a stream can be opened");
-        write(&mut stream.0, bytes).await;
-        (connection, stream)
-    }
-
-    /// Dials and is admitted.
-    async fn enter(&self, protocol: Alpn) -> Arc<dyn Connection> {
-        let (connection, (_send, mut recv)) = self.say(protocol, &hello("the network")).await;
-        let mut chunks = Vec::new();
-        while poll_fn(|cx| recv.poll_read(cx, &mut chunks, 1_024))
-            .await
-            .expect("the node says hello")
-            .is_some()
-        {}
-        assert!(!chunks.is_empty(), "the node says hello");
-        connection
-    }
-}
-
-async fn write(send: &mut Box<dyn SendStream>, bytes: &[u8]) {
-    let mut chunk = [Bytes::copy_from_slice(bytes)];
-    while !chunk[0].is_empty() {
-        // The node may have closed the connection already; the test looks at the code.
-        if poll_fn(|cx| send.poll_write(cx, &mut chunk)).await.is_err() {
-            return;
-        }
-    }
-}
-
-fn hello(network: &str) -> Vec<u8> {
-    let hello = Hello {
-        network: NetworkId::from(network),
-        versions: WIRE_VERSIONS,
-        instance: Instance::from_bytes([9; 16]),
-        proof: None,
-    };
-    let mut frame = BytesMut::new();
-    encode_frame(&hello, 4_096, &mut frame).expect("a hello fits");
-    frame.to_vec()
 }
 
 async fn close_code(connection: &Arc<dyn Connection>) -> CloseCode {
@@ -122,9 +40,9 @@ async fn close_code(connection: &Arc<dyn Connection>) -> CloseCode {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_protocol_is_refused_in_the_handshake() {
     let node = node().await;
-    let attacker = Attacker::new(&node).await;
+    let dialer = Dialer::new(&node).await;
     let protocol = Alpn::new("/smalti/nonsense/1");
-    let error = attacker
+    let error = dialer
         .dial(protocol)
         .await
         .err()
@@ -141,7 +59,7 @@ async fn an_unknown_protocol_is_refused_in_the_handshake() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_no_hello_is_closed_with_its_code() {
     let node = node().await;
-    let attacker = Attacker::new(&node).await;
+    let dialer = Dialer::new(&node).await;
     let garbage = [&[40, 0, 0, 0][..], &[0xee; 40]].concat();
     let four_gigabytes = [0xff, 0xff, 0xff, 0xff, 1, 2, 3];
     for protocol in PROTOCOLS {
@@ -150,14 +68,14 @@ async fn whatever_is_no_hello_is_closed_with_its_code() {
             (garbage.clone(), CloseCode::PROTOCOL_VIOLATION),
             (four_gigabytes.to_vec(), CloseCode::FRAME_TOO_LARGE),
         ] {
-            let (connection, _stream) = attacker.say(protocol, &bytes).await;
+            let (connection, _stream) = dialer.say(protocol, &bytes).await;
             assert_eq!(
                 close_code(&connection).await,
                 code,
                 "{protocol}: {bytes:x?}"
             );
         }
-        let (connection, mut stream) = attacker.say(protocol, &hello("the network")[..10]).await;
+        let (connection, mut stream) = dialer.say(protocol, &hello(NETWORK)[..10]).await;
         stream.0.finish();
         assert_eq!(
             close_code(&connection).await,
@@ -170,9 +88,9 @@ async fn whatever_is_no_hello_is_closed_with_its_code() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_stalls_is_closed_after_the_hello_timeout() {
     let node = node().await;
-    let attacker = Attacker::new(&node).await;
-    let (connection, _stream) = attacker.say(PROTOCOLS[0], &hello("the network")[..5]).await;
-    let silent = attacker
+    let dialer = Dialer::new(&node).await;
+    let (connection, _stream) = dialer.say(PROTOCOLS[0], &hello(NETWORK)[..5]).await;
+    let silent = dialer
         .dial(PROTOCOLS[1])
         .await
         .expect("the node can be dialled");
@@ -183,7 +101,7 @@ async fn a_peer_that_stalls_is_closed_after_the_hello_timeout() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_after_the_hello_is_closed_with_its_code_and_counted() {
     let node = node().await;
-    let attacker = Attacker::new(&node).await;
+    let dialer = Dialer::new(&node).await;
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     for protocol in PROTOCOLS {
         let mut garbage = [0xff; 204];
@@ -195,7 +113,7 @@ async fn garbage_after_the_hello_is_closed_with_its_code_and_counted() {
             (&garbage[..100], true, CloseCode::PROTOCOL_VIOLATION),
         ] {
             let violations = node.violations();
-            let connection = attacker.enter(protocol).await;
+            let connection = dialer.enter(protocol).await;
             let mut stream = connection.open().await.expect("a stream can be opened");
             write(&mut stream.0, bytes).await;
             if finished {
@@ -214,16 +132,16 @@ async fn garbage_after_the_hello_is_closed_with_its_code_and_counted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn others_are_served_while_a_thousand_hostile_streams_hang() {
     let node = node().await;
-    let attacker = Attacker::new(&node).await;
+    let dialer = Dialer::new(&node).await;
     let mut held = Vec::new();
     let before = resident_bytes();
     for round in 0..100 {
         let protocol = PROTOCOLS[round % PROTOCOLS.len()];
         // Announces a frame of the greatest length and leaves it there.
-        let (connection, stream) = attacker.say(protocol, &[0, 16, 0, 0, 1]).await;
+        let (connection, stream) = dialer.say(protocol, &[0, 16, 0, 0, 1]).await;
         held.push((connection, stream));
     }
-    let connection = attacker.enter(PROTOCOLS[1]).await;
+    let connection = dialer.enter(PROTOCOLS[1]).await;
     let mut streams = Vec::new();
     for _ in 0..8 {
         let mut stream = connection.open().await.expect("a stream can be opened");
@@ -237,7 +155,7 @@ async fn others_are_served_while_a_thousand_hostile_streams_hang() {
     );
 
     let config = Config::builder().with_bootstrap(node.local().addr());
-    let other = NetworkBuilder::new("the network")
+    let other = NetworkBuilder::new(NETWORK)
         .with_addresses(loopback())
         .with_discovery(config)
         .build_on(Arc::new(QuicRuntime::new()))
