@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures_util::SinkExt;
 use smalti_core::streams::{ConsumerEvent, Raw};
 use smalti_core::{Network, PeerId, StreamId};
 use smalti_sim::faults::FaultPlan;
@@ -134,4 +135,42 @@ fn under_faults_order_is_kept_and_every_gap_is_announced() {
             panic!("seed {seed}: {error}");
         }
     }
+}
+
+#[test]
+fn who_takes_slowly_is_not_dropped_for_it() {
+    // What the producer hands over at once takes seconds on the way.
+    let mut plan = FaultPlan::default();
+    plan.links.bandwidth = Some(100_000);
+    let simulation = Simulation::new(1)
+        .faults(plan)
+        .duration(Duration::from_secs(60));
+    simulation
+        .service("producer", |network| async move {
+            // Full all the time.
+            let producer = network.streams().producer::<Raw>().with_buffer_size(32);
+            let mut producer = producer.build()?;
+            producer.when().subscribed().await;
+            for _ in 0..100 {
+                producer.feed(Raw::from(vec![7; 8_192])).await?;
+            }
+            std::future::pending().await
+        })
+        .host("consumer", |network| async move {
+            let mut consumer = network
+                .streams()
+                .consumer::<Raw>()
+                .with_buffer_size(4)
+                .build()?;
+            for sequence in 0..100 {
+                let (_, meta) = consumer
+                    .recv_with_meta()
+                    .await
+                    .ok_or("the node has ended")?;
+                assert_eq!(meta.sequence, sequence, "a datum is missing");
+            }
+            Ok(())
+        })
+        .run()
+        .expect("nothing is missing");
 }

@@ -85,13 +85,15 @@ pub(crate) async fn write_all(
     stream: &mut Box<dyn SendStream>,
     bytes: &mut Bytes,
 ) -> Result<(), StreamError> {
-    write_chunks(stream, std::slice::from_mut(bytes)).await
+    write_chunks(stream, std::slice::from_mut(bytes), |_| ()).await
 }
 
 /// Like [`write_all`], for bytes in several chunks. None is copied.
+/// Tells `moved` how many bytes the transport takes, whenever it takes some.
 pub(crate) async fn write_chunks(
     stream: &mut Box<dyn SendStream>,
     mut chunks: &mut [Bytes],
+    mut moved: impl FnMut(usize),
 ) -> Result<(), StreamError> {
     loop {
         let written = chunks.iter().take_while(|chunk| chunk.is_empty()).count();
@@ -99,6 +101,6 @@ pub(crate) async fn write_chunks(
         if chunks.is_empty() {
             return Ok(());
         }
-        poll_fn(|cx| stream.poll_write(cx, chunks)).await?;
+        moved(poll_fn(|cx| stream.poll_write(cx, chunks)).await?);
     }
 }

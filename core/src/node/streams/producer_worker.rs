@@ -267,8 +267,15 @@ impl Host for Worker {
             }
             Output::Examine => {
                 let (full, mut waiting) = self.core.fanout.examine();
-                // Who is sent no more than it may be is not to blame.
-                waiting.retain(|(id, _)| self.live.get(id).is_none_or(|live| !live.end.is_held()));
+                waiting.retain_mut(|(id, progress)| {
+                    let Some(live) = self.live.get(id) else {
+                        return true;
+                    };
+                    // A batch is taken at once and may take long to be written.
+                    *progress = progress.wrapping_add(live.end.moved());
+                    // Who is sent no more than it may be is not to blame.
+                    !live.end.is_held()
+                });
                 self.follow_ups.push_back(Input::Examined { full, waiting });
             }
             Output::Drain => {

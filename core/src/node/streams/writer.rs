@@ -1,7 +1,7 @@
 //! Writes to one consumer of a producer, and hears when it leaves.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 
@@ -30,6 +30,8 @@ pub(super) struct End {
     ended: CancellationToken,
     /// Whether it is sent no more for now, because it has been sent enough.
     held: AtomicBool,
+    /// The bytes of segments that the transport has taken.
+    moved: AtomicU64,
 }
 
 impl End {
@@ -42,6 +44,11 @@ impl End {
 
     pub(super) fn is_held(&self) -> bool {
         self.held.load(Ordering::Relaxed)
+    }
+
+    /// The bytes that the transport has taken for the consumer.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
     }
 }
 
@@ -181,7 +188,8 @@ async fn write(grant: &Grant, send: &mut Box<dyn SendStream>) -> Result<(), Stre
         };
         let len = chunks.iter().map(Bytes::len).sum();
         grant.counters.add(datums, len);
-        write_chunks(send, &mut chunks).await?;
+        let moved = |len| _ = grant.end.moved.fetch_add(len as u64, Ordering::Relaxed);
+        write_chunks(send, &mut chunks, moved).await?;
         chunks.clear();
         if let Some(egress) = &mut egress {
             egress.spend(Clock::now(&*core.runtime), len);

@@ -92,8 +92,8 @@ pub enum Input {
     Examined {
         /// Whether the queue is full.
         full: bool,
-        /// The subscriptions that the oldest datum in the queue waits for, each with the number of datums
-        /// that it has taken so far.
+        /// The subscriptions that the oldest datum in the queue waits for, each with its progress: a number
+        /// that changes whenever it takes something, be it a part of a datum.
         waiting: Vec<(SubscriptionId, u64)>,
     },
     /// The last handle is gone, or the node shuts down.
@@ -192,7 +192,7 @@ struct Subscription {
 struct Lag {
     /// When to look again.
     examine_at: Instant,
-    /// Whom the queue waits for: how many datums each has taken, and since when no more than these.
+    /// Whom the queue waits for: the progress of each, and since when it has made none.
     waiting: BTreeMap<SubscriptionId, (u64, Instant)>,
 }
 
@@ -429,15 +429,15 @@ impl Machine {
         }
         let former = std::mem::take(&mut lag.waiting);
         let mut stuck = Vec::new();
-        for (id, taken) in waiting {
+        for (id, progress) in waiting {
             let since = match former.get(&id) {
-                Some(&(before, since)) if before == taken => since,
+                Some(&(before, since)) if before == progress => since,
                 Some(_) | None => now,
             };
             if now.since(since) >= self.config.lag_timeout {
                 stuck.push(id);
             } else {
-                lag.waiting.insert(id, (taken, since));
+                lag.waiting.insert(id, (progress, since));
             }
         }
         for id in stuck {
