@@ -18,7 +18,7 @@ pub(super) const STREAM_FRAME_OVERHEAD: usize = 32;
 /// What any other frame takes, at most; acknowledgements are bounded by their ranges.
 pub(super) const CONTROL_FRAME_LEN: usize = 32;
 /// Ranges of an acknowledgement, at most: the most recent ones.
-pub(super) const ACK_RANGES_MAX: usize = 16;
+pub(super) const ACK_RANGES_MAX: usize = 32;
 /// Bytes of the words that explain a closing, at most.
 pub(super) const REASON_LEN_MAX: usize = 256;
 

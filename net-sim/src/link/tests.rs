@@ -356,6 +356,22 @@ fn more_than_all_windows_hold_gets_through() {
 }
 
 #[test]
+fn what_is_late_on_a_path_that_varies_is_seldom_sent_again() {
+    // Each packet takes 5 to 100 ms, so that most are overtaken by some.
+    let mut net = Net::new(1, LinkFaults::default());
+    let began = net.now;
+    transfer(&mut net, &[2_000_000, 2_000_000], Duration::from_secs(10));
+    let needed = 4_000_000 / (PACKET_LEN_MAX as u64 - 100);
+    // One acknowledgement for each packet.
+    let sent = net.sequence / 2;
+    assert!(
+        sent < needed * 3 / 2,
+        "{sent} packets in {:?}, where {needed} would have been enough",
+        net.now.since(began)
+    );
+}
+
+#[test]
 fn a_reader_that_does_not_read_holds_the_writer_back() {
     let mut net = Net::new(1, calm());
     let (a, _) = net.connected();

@@ -14,6 +14,7 @@ use smalti_core::runtime::{ConnectionError, SendDatagramError, Side, StreamError
 use smalti_core::time::Instant;
 use smalti_core::wire::CloseCode;
 
+use self::recovery::REORDERING_PACKETS;
 use super::packet::{
     ACK_RANGES_MAX, CONTROL_FRAME_LEN, ConnectionId, DATAGRAM_LEN_MAX, Frame, PACKET_LEN_MAX,
     REASON_LEN_MAX, STREAM_FRAME_OVERHEAD,
@@ -90,6 +91,10 @@ pub(in crate::link) struct Connection {
     turn: u64,
     next_number: u64,
     sent: BTreeMap<u64, SentPacket>,
+    /// The contents of packets that were taken for lost last.
+    lost: BTreeMap<u64, Vec<Sent>>,
+    /// By how many packets one may be late before it is taken for lost.
+    reordering: u64,
     in_flight: usize,
     largest_acknowledged: Option<u64>,
     received: Ranges,
@@ -139,6 +144,8 @@ impl Connection {
             turn: 0,
             next_number: 0,
             sent: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            reordering: REORDERING_PACKETS,
             in_flight: 0,
             largest_acknowledged: None,
             received: Ranges::default(),

@@ -1,6 +1,6 @@
 //! What has been sent and not acknowledged: acknowledgements, losses, round trips and timers, after RFC 9002.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 use smalti_core::runtime::ConnectionError;
@@ -10,8 +10,13 @@ use super::super::packet::Frame;
 use super::super::{IDLE_TIMEOUT, KEEP_ALIVE_INTERVAL};
 use super::{Connection, Notice, Sent};
 
-/// Packets by which a later acknowledgement outruns one that is then taken for lost (RFC 9002, 6.1.1).
-const REORDERING_PACKETS: u64 = 3;
+/// Packets by which a later acknowledgement outruns one that is then taken for lost (RFC 9002, section 6.1.1), until it
+/// is seen that the path brings them further out of order.
+pub(super) const REORDERING_PACKETS: u64 = 3;
+/// The most that this grows to.
+const REORDERING_PACKETS_MAX: u64 = 1_024;
+/// Packets taken for lost whose late acknowledgements are still understood.
+const LOST_KEPT: usize = 1_024;
 /// The round-trip time assumed before any was measured.
 const RTT_INITIAL: Duration = Duration::from_millis(100);
 /// The finest that timers are; what is added to a probe timeout.
@@ -39,6 +44,7 @@ impl Connection {
         for (first, last) in ranges {
             if first <= last {
                 newly.extend(self.sent.range(*first..=*last).map(|(number, _)| *number));
+                self.arrived_late(largest, *first..=*last);
             }
         }
         if newly.is_empty() {
@@ -53,26 +59,47 @@ impl Connection {
             if number == largest {
                 self.measure(now.since(packet.at));
             }
-            for sent in packet.contents {
-                if let Sent::Stream(id, range, fin) = sent {
-                    self.acknowledge_stream(id, range, fin);
-                }
-            }
+            self.acknowledge_contents(packet.contents);
         }
         let largest = self
             .largest_acknowledged
             .map_or(largest, |known| known.max(largest));
         self.largest_acknowledged = Some(largest);
-        let late = self.rtt() / 8 * 9;
+        let late = self.lateness();
         let lost: Vec<u64> = self
             .sent
             .range(..largest)
             .filter(|(number, packet)| {
-                largest - **number >= REORDERING_PACKETS || now.since(packet.at) >= late
+                largest - **number >= self.reordering || now.since(packet.at) >= late
             })
             .map(|(number, _)| *number)
             .collect();
         lost.into_iter().for_each(|number| self.lose(number));
+    }
+
+    /// Takes note of acknowledgements of packets that were taken for lost: they were only out of order, and from now on
+    /// such are waited for. Section 6.1.1 advises this; without it, a path whose latency varies would have almost
+    /// everything sent twice.
+    fn arrived_late(&mut self, largest: u64, numbers: RangeInclusive<u64>) {
+        let late: Vec<u64> = self
+            .lost
+            .range(numbers)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in late {
+            self.reordering = (largest - number + 1).clamp(self.reordering, REORDERING_PACKETS_MAX);
+            if let Some(contents) = self.lost.remove(&number) {
+                self.acknowledge_contents(contents);
+            }
+        }
+    }
+
+    fn acknowledge_contents(&mut self, contents: Vec<Sent>) {
+        for sent in contents {
+            if let Sent::Stream(id, range, fin) = sent {
+                self.acknowledge_stream(id, range, fin);
+            }
+        }
     }
 
     pub(super) fn acknowledge_stream(&mut self, id: u64, range: Range<u64>, fin: bool) {
@@ -86,6 +113,10 @@ impl Connection {
     pub(super) fn lose(&mut self, number: u64) {
         if let Some(packet) = self.sent.remove(&number) {
             self.in_flight -= packet.len;
+            self.lost.insert(number, packet.contents.clone());
+            if self.lost.len() > LOST_KEPT {
+                self.lost.pop_first();
+            }
             self.send_again(packet.contents);
         }
     }
@@ -124,6 +155,13 @@ impl Connection {
                 ((smoothed * 7 + sample) / 8, (variation * 3 + deviation) / 4)
             }
         });
+    }
+
+    /// After how long a packet is taken for lost where a later one was acknowledged: section 6.1.2, with room for
+    /// round trips that vary.
+    fn lateness(&self) -> Duration {
+        let (smoothed, variation) = self.rtt.unwrap_or((RTT_INITIAL, RTT_INITIAL / 2));
+        (smoothed / 8 * 9).max(smoothed + variation * 4)
     }
 
     pub(super) fn probe_timeout(&self) -> Duration {
