@@ -3,6 +3,9 @@
 //! `cargo bench -p smalti --bench discovery [-- NODES...]` starts networks of 8, 16, 32 and 64 nodes (or of
 //! the sizes given), all of which know one bootstrap peer, and waits until every catalog has all of them.
 
+#[path = "common/process.rs"]
+mod process;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,6 +13,8 @@ use std::time::Instant;
 use smalti::QuicRuntime;
 use smalti_core::discovery::Config;
 use smalti_core::{Network, NetworkBuilder};
+
+use self::process::resident;
 
 fn main() {
     let sizes: Vec<usize> = std::env::args()
@@ -42,7 +47,7 @@ fn main() {
 }
 
 async fn run(count: usize) {
-    let memory_before = status_kib("VmRSS:");
+    let memory_before = resident();
     let cpu_before = cpu_seconds();
     let started = Instant::now();
     let first = node(None).await;
@@ -58,7 +63,7 @@ async fn run(count: usize) {
     }
     let converged = started.elapsed();
     let cpu = cpu_seconds() - cpu_before;
-    let memory = (status_kib("VmRSS:") - memory_before) / count as f64;
+    let memory = (resident() - memory_before) / count as f64;
     println!(
         "{count:>5} {:>7.0} ms {:>9.2} s {:>12.2} MiB   (built in {:.0} ms)",
         converged.as_secs_f64() * 1e3,
@@ -80,19 +85,6 @@ async fn node(bootstrap: Option<&Network>) -> Network {
         .build_on(Arc::new(QuicRuntime::new()))
         .await
         .expect("loopback can be listened on")
-}
-
-/// A memory figure of this process from the kernel.
-fn status_kib(name: &str) -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with(name))
-        .unwrap_or_default();
-    line.split_whitespace()
-        .nth(1)
-        .and_then(|kib| kib.parse().ok())
-        .unwrap_or_default()
 }
 
 /// CPU time of this process: user and system, in ticks of 10 ms.

@@ -1,6 +1,9 @@
 //! What the transport costs: throughput of one stream beside bare quinn under the same settings, and memory of
 //! endpoints and of idle connections. `cargo bench -p smalti --bench transport [throughput|memory]`
 
+#[path = "common/process.rs"]
+mod process;
+
 use std::future::poll_fn;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,6 +14,8 @@ use smalti::QuicRuntime;
 use smalti::transport::QuicEndpoint;
 use smalti_core::id::SecretKey;
 use smalti_core::runtime::{Alpn, Connection, Endpoint, EndpointConfig};
+
+use self::process::resident;
 
 const PROTOCOL: Alpn = Alpn::new("/bench/1");
 const FRAME_LEN: usize = 64 * 1_024;
@@ -114,16 +119,6 @@ fn throughput(round: usize, bare: bool) {
     let name = if bare { "bare quinn" } else { "transport " };
     let megabytes = rate * FRAME_LEN as f64 / 1e6;
     println!("round {round}  {name}  64 KiB frames: {rate:>8.0}/s  {megabytes:>6.0} MB/s");
-}
-
-/// Resident memory of this process in KiB.
-fn resident() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().nth(1));
-    number
-        .and_then(|number| number.parse().ok())
-        .unwrap_or(f64::NAN)
 }
 
 /// 64 endpoints, then every pair connected, then all idle.

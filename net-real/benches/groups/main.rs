@@ -6,6 +6,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod counted;
+#[path = "../common/process.rs"]
+mod process;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use tokio::runtime::Runtime;
 
 use self::common::{CALLS, loopback, raw_round_trip, runtime};
 use self::counted::{Cost, Counted, Syncs};
+use self::process::resident;
 
 const NODES: usize = 3;
 /// How long each rate is measured.
@@ -539,14 +542,6 @@ fn many_groups() {
             network.shutdown().await;
         }
     });
-}
-
-/// Resident memory of this process in KiB.
-fn resident() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1));
-    kib.and_then(|kib| kib.parse().ok()).unwrap_or(f64::NAN)
 }
 
 /// What making 4 KiB of a file durable takes, in us: the median.

@@ -1,6 +1,12 @@
 //! What streams cost, beside bare quinn that carries the same bytes in writes of 64 KiB over the same transport
-//! settings: throughput one to one and one to four, and one-way latency.
-//! `cargo bench -p smalti --bench streams [throughput|latency]`
+//! settings: throughput one to one and one to four, one-way latency, many consumers of which one takes nothing, and
+//! memory.
+//! `cargo bench -p smalti --bench streams [throughput|latency|crowd|memory]`
+
+mod crowd;
+mod memory;
+#[path = "../common/process.rs"]
+mod process;
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,44 +27,60 @@ const HEADER_LEN: usize = 4;
 const ROUNDS: usize = 3;
 
 fn main() {
-    let mode = std::env::args().find(|arg| arg == "throughput" || arg == "latency");
-    if mode.as_deref() != Some("latency") {
-        println!(
-            "{:>7} {:>3} {:>14} {:>12} {:>14} {:>7}",
-            "bytes", "to", "datums/s", "MB/s", "quinn MB/s", "ratio"
-        );
-        for (len, datums) in [(64, 3_000_000), (1_024, 500_000), (65_536, 15_000)] {
-            for consumers in [1, 4] {
-                let datums = datums / consumers;
-                let streams = median(|| run(streams(len, datums, consumers)));
-                let quinn = median(|| run(quinn(len, datums, consumers)));
-                let delivered = (datums * consumers) as f64;
-                let megabytes = delivered * len as f64 / 1e6;
-                println!(
-                    "{len:>7} {consumers:>3} {:>14.0} {:>12.0} {:>14.0} {:>6.0}%",
-                    delivered / streams.as_secs_f64(),
-                    megabytes / streams.as_secs_f64(),
-                    megabytes / quinn.as_secs_f64(),
-                    100.0 * quinn.as_secs_f64() / streams.as_secs_f64(),
-                );
+    let modes = ["throughput", "latency", "crowd", "memory"];
+    let asked: Vec<String> = std::env::args()
+        .filter(|arg| modes.contains(&arg.as_str()))
+        .collect();
+    for mode in modes {
+        if asked.is_empty() || asked.iter().any(|it| it == mode) {
+            match mode {
+                "throughput" => throughput(),
+                "latency" => latencies(),
+                "crowd" => run(crowd::measure()),
+                _ => run(memory::measure()),
             }
+            println!();
         }
     }
-    if mode.as_deref() != Some("throughput") {
-        println!("\none-way latency of 64 bytes at 1,000/s");
-        let streams = Delays::of(run(latency()));
-        let quinn = Delays::of(run(latency_of_quinn()));
-        println!(
-            "streams  p50 {:>9.1?}  p99 {:>9.1?}",
-            streams.p50, streams.p99
-        );
-        println!("quinn    p50 {:>9.1?}  p99 {:>9.1?}", quinn.p50, quinn.p99);
-        println!(
-            "ratio    p50 {:>9.2}  p99 {:>9.2}",
-            streams.p50.div_duration_f64(quinn.p50),
-            streams.p99.div_duration_f64(quinn.p99)
-        );
+}
+
+fn throughput() {
+    println!(
+        "{:>7} {:>3} {:>14} {:>12} {:>14} {:>7}",
+        "bytes", "to", "datums/s", "MB/s", "quinn MB/s", "ratio"
+    );
+    for (len, datums) in [(64, 3_000_000), (1_024, 500_000), (65_536, 15_000)] {
+        for consumers in [1, 4] {
+            let datums = datums / consumers;
+            let streams = median(|| run(streams(len, datums, consumers)));
+            let quinn = median(|| run(quinn(len, datums, consumers)));
+            let delivered = (datums * consumers) as f64;
+            let megabytes = delivered * len as f64 / 1e6;
+            println!(
+                "{len:>7} {consumers:>3} {:>14.0} {:>12.0} {:>14.0} {:>6.0}%",
+                delivered / streams.as_secs_f64(),
+                megabytes / streams.as_secs_f64(),
+                megabytes / quinn.as_secs_f64(),
+                100.0 * quinn.as_secs_f64() / streams.as_secs_f64(),
+            );
+        }
     }
+}
+
+fn latencies() {
+    println!("one-way latency of 64 bytes at 1,000/s");
+    let streams = Delays::of(run(latency()));
+    let quinn = Delays::of(run(latency_of_quinn()));
+    println!(
+        "streams  p50 {:>9.1?}  p99 {:>9.1?}",
+        streams.p50, streams.p99
+    );
+    println!("quinn    p50 {:>9.1?}  p99 {:>9.1?}", quinn.p50, quinn.p99);
+    println!(
+        "ratio    p50 {:>9.2}  p99 {:>9.2}",
+        streams.p50.div_duration_f64(quinn.p50),
+        streams.p99.div_duration_f64(quinn.p99)
+    );
 }
 
 /// What half and all but a hundredth of the datums took at most.
