@@ -20,6 +20,7 @@ pub static SCENARIOS: &[&dyn Scenario] = &[
     &cluster::Converges,
     &cluster::Churn,
     &cluster::Deliver,
+    &cluster::Crowd,
     &cluster::StreamsChaos,
     &overlay::Scale,
     &overlay::Churn,

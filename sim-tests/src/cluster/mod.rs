@@ -4,6 +4,7 @@ mod catalogs;
 mod chaos;
 mod churn;
 mod converges;
+mod crowd;
 mod deliver;
 mod gaps;
 mod readings;
@@ -11,6 +12,7 @@ mod readings;
 pub use chaos::StreamsChaos;
 pub use churn::Churn;
 pub use converges::Converges;
+pub use crowd::Crowd;
 pub use deliver::Deliver;
 
 use std::cell::RefCell;
