@@ -2,7 +2,6 @@
 
 use futures_util::SinkExt;
 use smalti::streams::Raw;
-use smalti::*;
 
 use super::crowd::drops;
 use super::node;
