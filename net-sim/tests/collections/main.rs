@@ -8,6 +8,7 @@
 mod changes;
 mod kinds;
 mod map;
+mod online;
 mod schema;
 
 use std::future::pending;

@@ -114,18 +114,26 @@ impl<C: Collection> Reader<C> {
         When::new(&self.group, self.shared.view.clone())
     }
 
-    /// Waits until this node has caught up with the collection. Cancellation safe.
+    /// Waits until this node has caught up with the collection: until reads see all that was acknowledged anywhere before
+    /// this began. Takes a majority of the writers, and two round trips beside what there is to catch up with.
+    /// Cancellation safe.
     ///
     /// # Errors
     /// Where that will never be: the collection holds other element types, or has stopped on this node.
     pub async fn online(&self) -> Result<(), OpenError> {
-        let mut edge = Edge::new(self.group.watched().clone());
-        std::future::poll_fn(|cx| {
-            edge.poll(cx, |status| status.is_online || status.stopped.is_some())
-        })
-        .await;
-        let Some(why) = self.status().stopped else {
-            return Ok(());
+        let why = loop {
+            let mut edge = Edge::new(self.group.watched().clone());
+            std::future::poll_fn(|cx| {
+                edge.poll(cx, |status| status.is_online || status.stopped.is_some())
+            })
+            .await;
+            if let Some(why) = self.status().stopped {
+                break why;
+            }
+            // The leader that is followed may have been deposed long ago, without knowing. A majority knows.
+            if self.strong().await.is_ok() {
+                return Ok(());
+            }
         };
         // Whoever is told may open it again.
         self.group.ended().await;
@@ -190,8 +198,8 @@ impl<C: Collection> Writer<C> {
         self.reader.clone()
     }
 
-    /// Waits until this node has caught up with the collection, and the collection is known to hold these element types.
-    /// Cancellation safe.
+    /// Waits until this node has caught up with the collection, as [`Reader::online`] says, and the collection is known to
+    /// hold these element types. Cancellation safe.
     ///
     /// # Errors
     /// Where that will never be: the collection holds other element types, or has stopped on this node.

@@ -30,8 +30,8 @@ impl<C: Collection> When<C> {
         Self { group, view }
     }
 
-    /// This node knows the leader of the collection's group, and has caught up with it: reads are fresh and writes are
-    /// taken.
+    /// This node knows the leader of the collection's group, and has all that was committed when it first heard of it: reads
+    /// are as fresh as what comes from the leader, and writes are taken.
     pub fn online(&self) -> Condition {
         self.group.online()
     }

@@ -8,6 +8,7 @@
 //! | `view` | where the node stands in one, and conditions on that |
 //! | `machine` | applications' state machines, and how consensus runs them |
 //! | `worker`, `inbox`, `calls` | the task that runs one group's consensus |
+//! | `level` | whether the node has what its leader had when it was first heard |
 //! | `switchboard`, `links`, `peers` | bonds with the members of all groups |
 
 mod builder;
@@ -15,6 +16,7 @@ mod calls;
 mod error;
 mod handle;
 mod inbox;
+mod level;
 mod links;
 mod machine;
 mod peers;

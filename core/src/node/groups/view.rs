@@ -33,8 +33,8 @@ pub struct GroupStatus {
     pub applied: Index,
     /// How many commands of clients have been applied in this life of the group, by all members alike.
     pub commands: u64,
-    /// The node knows the leader and is not catching up with it, and the group has not met another founding of
-    /// itself: commands and queries are answered.
+    /// The node knows the leader, has all that was committed when it first heard of it, and the group has not met another
+    /// founding of itself: commands and queries are answered.
     pub is_online: bool,
     /// Who is waited for, where the group [stands still](super::GroupEvent::Stalled).
     pub stalled: Option<Arc<[PeerId]>>,
@@ -60,8 +60,8 @@ impl GroupStatus {
         }
     }
 
-    /// What the machine shows now.
-    pub(super) fn updated(&self, status: &Status<'_>) -> Self {
+    /// What the machine shows now; `is_level` where the node has come as far as its leader had when it was first heard.
+    pub(super) fn updated(&self, status: &Status<'_>, is_level: bool) -> Self {
         let leader = status.leader.map(|leader| leader.peer);
         let voters = || status.configuration.voters.iter().map(|voter| voter.peer);
         let voters = if voters().eq(self.voters.iter().copied()) {
@@ -69,7 +69,7 @@ impl GroupStatus {
         } else {
             voters().collect()
         };
-        let is_level = status.applied > Index::ZERO && !status.is_catching_up;
+        let is_level = is_level && status.applied > Index::ZERO && !status.is_catching_up;
         let is_open = status.phase == Phase::Open;
         Self {
             incarnation: status.incarnation,
@@ -165,7 +165,8 @@ impl When {
         self.condition(Kind::Follows)
     }
 
-    /// This node knows the leader and has caught up with it: commands and queries are answered.
+    /// This node knows the leader and has all that was committed when it first heard of it: commands and queries are
+    /// answered.
     pub fn online(&self) -> Condition {
         self.condition(Kind::Online)
     }

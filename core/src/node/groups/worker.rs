@@ -11,6 +11,7 @@ use super::calls::{Calls, Outcomes};
 use super::error::{QueryError, Stopped};
 use super::handle::{Consistency, GroupEvent, Queried};
 use super::inbox::{Event, MessageBytes, Surroundings};
+use super::level::{Heard, Level};
 use super::machine::{Adapter, StateMachine};
 use super::switchboard::{Outgoing, Switchboard};
 use super::view::GroupStatus;
@@ -87,6 +88,7 @@ pub(super) struct Worker<M: StateMachine> {
     closing: Closing,
     /// When something was said last that was no sign of life.
     busy_at: Instant,
+    level: Level,
     shown: GroupStatus,
     stopped: Option<Stopped>,
 }
@@ -104,6 +106,7 @@ impl<M: StateMachine> Worker<M> {
             known: raft::Surroundings::default(),
             closing: Closing::No,
             busy_at: Instant::ZERO,
+            level: Level::default(),
             shown: GroupStatus::new(),
             stopped: None,
             parts,
@@ -172,10 +175,8 @@ impl<M: StateMachine> Worker<M> {
                 }
                 match wire::decode::<Envelope>(&payload) {
                     Ok(envelope) => {
-                        if !is_sign_of_life(&envelope.message) {
-                            self.busy_at = now;
-                        }
-                        Input::Message(peer, envelope)
+                        self.hear(now, peer, envelope);
+                        return;
                     }
                     Err(error) => {
                         tracing::warn!(peer = %peer.short(), %error, "a member says what is no message");
@@ -235,6 +236,18 @@ impl<M: StateMachine> Worker<M> {
             }
         };
         self.parts.machine.handle(now, input);
+    }
+
+    fn hear(&mut self, now: Instant, peer: PeerId, envelope: Envelope) {
+        if !is_sign_of_life(&envelope.message) {
+            self.busy_at = now;
+        }
+        let heard = Heard::of(peer, &envelope);
+        let machine = &mut self.parts.machine;
+        machine.handle(now, Input::Message(peer, envelope));
+        if let Some(heard) = heard {
+            self.level.hear(heard, &machine.status());
+        }
     }
 
     fn execute(
@@ -340,7 +353,9 @@ impl<M: StateMachine> Worker<M> {
                 .send(self.parts.group, &mut self.outgoing);
             self.outgoing.clear();
         }
-        let status = self.shown.updated(&self.parts.machine.status());
+        let status = self.parts.machine.status();
+        let is_level = self.level.is_reached(&status);
+        let status = self.shown.updated(&status, is_level);
         if status != self.shown {
             self.parts.announced.send_if_modified(|announced| {
                 std::mem::replace(announced, status.incarnation) != status.incarnation
