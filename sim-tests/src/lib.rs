@@ -6,6 +6,7 @@
 
 pub mod campaign;
 pub mod cluster;
+pub mod collections;
 pub mod groups;
 pub mod overlay;
 mod panics;
@@ -26,5 +27,6 @@ pub static SCENARIOS: &[&dyn Scenario] = &[
     &overlay::Churn,
     &raft::Chaos,
     &groups::Chaos,
+    &collections::Chaos,
     &overlay::Steady,
 ];

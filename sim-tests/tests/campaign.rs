@@ -57,6 +57,11 @@ fn streams_survive_chaos() {
 }
 
 #[test]
+fn collections_survive_chaos() {
+    passes("collections-chaos", "3", "0..1");
+}
+
+#[test]
 fn machines_agree_at_some_scale() {
     passes("overlay-scale", "60", "0..3");
 }
