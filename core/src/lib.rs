@@ -30,13 +30,15 @@ pub use bytes::Bytes;
 pub use datum::{Datum, Raw};
 pub use id::{Digest, GroupId, NetworkId, PeerId, SecretKey, StoreId, StreamId, Tag, UniqueId};
 pub use node::collections::declare::{
-    CollectionDef, ConsumerOf, ProducerOf, ReaderDef, ReaderOf, StreamDef, WriterDef, WriterOf,
+    CollectionDef, ConsumerOf, ProducerOf, ReaderDef, ReaderDef as CollectionReader, ReaderOf,
+    StreamConsumer, StreamDef, StreamProducer, WriterDef, WriterDef as CollectionWriter, WriterOf,
 };
 pub use node::groups::Consistency::{self, Strong, Weak};
 pub use node::groups::Group;
 pub use node::streams::{Consumer, Producer};
 pub use node::{Network, NetworkBuilder};
 pub use protocol::groups::GroupKey;
+pub use protocol::streams::Criteria;
 
 /// The node: entry point, identity, links.
 pub mod network {
@@ -117,8 +119,8 @@ pub mod collections {
     pub use crate::node::collections::{
         CellReader, CellWriter, Changed, Changes, CollectionConfig, Lagged, MapReader, MapWriter,
         OnceReader, OnceWriter, OpenError, PriorityQueueReader, PriorityQueueWriter, Reader,
-        SetReader, SetWriter, Updated, VecReader, VecWriter, View, When, WriteError, Writer,
-        Written,
+        SetReader, SetWriter, SyncConfig, Updated, VecReader, VecWriter, View, When, WriteError,
+        Writer, Written,
     };
     pub use crate::node::groups::{Condition, Executed};
     pub use crate::protocol::collections::{

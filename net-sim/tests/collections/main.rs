@@ -8,6 +8,7 @@
 mod changes;
 mod kinds;
 mod map;
+mod meeting;
 mod online;
 mod schema;
 

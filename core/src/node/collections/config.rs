@@ -23,6 +23,44 @@ pub struct CollectionConfig {
     secret: Option<GroupKey>,
 }
 
+/// How members of a collection that lack something get it: small gaps from the log, large ones by a snapshot in chunks, both
+/// from all members that have it.
+///
+/// Part of the [configuration of consensus](Config), whose fields these are. How much one answer holds follows from its
+/// bytes, and a snapshot that somebody fetches is kept until nothing of it was asked for during twenty fetch timeouts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SyncConfig {
+    /// So many writes below the latest snapshot are kept, so that small gaps need none. Default: 16,384.
+    pub log_window: u64,
+    /// A snapshot is taken each time so many writes have been committed. Default: 16,384.
+    pub snapshot_interval: u64,
+    /// A snapshot is also taken when writes of about so many bytes have been committed since the last one. Default:
+    /// 64 MiB.
+    pub snapshot_bytes: u64,
+    /// What was asked for and has not come after so long is asked for anew, of another member if there is one. Writes that
+    /// were sent to the leader are sent again after twice this: it is half of the
+    /// [`forward_timeout`](Config::forward_timeout). Default: 1 s.
+    pub fetch_timeout: Duration,
+}
+
+impl Default for SyncConfig {
+    fn default() -> Self {
+        let Config {
+            log_window,
+            snapshot_interval,
+            snapshot_bytes,
+            forward_timeout,
+            ..
+        } = Config::default();
+        Self {
+            log_window,
+            snapshot_interval,
+            snapshot_bytes,
+            fetch_timeout: forward_timeout / 2,
+        }
+    }
+}
+
 impl Default for CollectionConfig {
     fn default() -> Self {
         Self {
@@ -39,6 +77,20 @@ impl CollectionConfig {
     #[must_use]
     pub fn with_consensus_config(mut self, config: Config) -> Self {
         self.consensus = config;
+        self
+    }
+
+    /// How members that lack something get it. Replaces what the consensus configuration says of that, so give it after
+    /// [`with_consensus_config`](Self::with_consensus_config). Default: [`SyncConfig::default`].
+    #[must_use]
+    pub fn with_sync_config(mut self, sync: SyncConfig) -> Self {
+        self.consensus = Config {
+            log_window: sync.log_window,
+            snapshot_interval: sync.snapshot_interval,
+            snapshot_bytes: sync.snapshot_bytes,
+            forward_timeout: sync.fetch_timeout * 2,
+            ..self.consensus
+        };
         self
     }
 
@@ -70,5 +122,35 @@ impl CollectionConfig {
         // A digest of a secret is as good a secret. Without one the key is for everybody to know, like the id.
         let digest = Digest::of("key of a collection 1", &parts);
         GroupKey::from_bytes(*digest.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_members_catch_up_is_part_of_consensus_and_leaves_the_rest_as_it_is() {
+        let consensus = Config {
+            max_voters: 3,
+            ..Config::default()
+        };
+        let config = CollectionConfig::default().with_consensus_config(consensus.clone());
+        let same = config.clone().with_sync_config(SyncConfig::default());
+        assert_eq!(same.consensus, consensus);
+        let other = config.with_sync_config(SyncConfig {
+            log_window: 1,
+            snapshot_interval: 2,
+            snapshot_bytes: 3,
+            fetch_timeout: Duration::from_secs(2),
+        });
+        let expected = Config {
+            log_window: 1,
+            snapshot_interval: 2,
+            snapshot_bytes: 3,
+            forward_timeout: Duration::from_secs(4),
+            ..consensus
+        };
+        assert_eq!(other.consensus, expected);
     }
 }

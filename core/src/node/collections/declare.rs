@@ -90,12 +90,18 @@ pub trait StreamDef {
 
     /// Its id.
     const ID: StreamId;
+}
 
+/// A declared stream that can be produced.
+pub trait StreamProducer: StreamDef {
     /// Prepares to produce it.
     fn producer(network: &Network) -> ProducerBuilder<Self::Datum> {
         network.streams().producer().with_stream_id(Self::ID)
     }
+}
 
+/// A declared stream that can be consumed.
+pub trait StreamConsumer: StreamDef {
     /// Prepares to consume it.
     fn consumer(network: &Network) -> ConsumerBuilder<Self::Datum> {
         network.streams().consumer().with_stream_id(Self::ID)
@@ -161,9 +167,12 @@ macro_rules! collection {
 /// Declares a stream: a type that stands for it, with what travels in it and its id, so that producers and consumers
 /// agree.
 ///
+/// With `producer` or `consumer` in front of the name it can be used in that role alone.
+///
 /// ```
 /// use serde::{Deserialize, Serialize};
-/// use smalti_core::declare::{ConsumerOf, ProducerOf, StreamDef};
+/// use smalti_core::declare::{ConsumerOf, ProducerOf, StreamConsumer, StreamProducer};
+/// use smalti_core::streams::{ConsumerError, ProducerError};
 /// use smalti_core::{Network, stream};
 ///
 /// #[derive(Serialize, Deserialize)]
@@ -175,14 +184,35 @@ macro_rules! collection {
 ///     /// All orders of the shop.
 ///     pub Orders = Order, "shop.orders";
 /// }
+/// stream!(pub consumer Visits = String, "shop.visits");
+/// stream!(producer Sales = u64, "shop.sales");
 ///
-/// fn open(network: &Network) -> Result<ConsumerOf<Orders>, smalti_core::streams::ConsumerError> {
+/// fn consume(network: &Network) -> Result<ConsumerOf<Orders>, ConsumerError> {
+///     let _visits = Visits::consumer(network).build()?;
 ///     Orders::consumer(network).build()
+/// }
+///
+/// fn produce(network: &Network) -> Result<ProducerOf<Orders>, ProducerError> {
+///     let _sales = Sales::producer(network).build()?;
+///     Orders::producer(network).build()
 /// }
 /// ```
 #[macro_export]
 macro_rules! stream {
+    ($(#[$meta:meta])* $visibility:vis producer $name:ident = $datum:ty, $id:expr $(;)?) => {
+        $crate::stream!(@define [$(#[$meta])* $visibility] $name = $datum, $id);
+        impl $crate::declare::StreamProducer for $name {}
+    };
+    ($(#[$meta:meta])* $visibility:vis consumer $name:ident = $datum:ty, $id:expr $(;)?) => {
+        $crate::stream!(@define [$(#[$meta])* $visibility] $name = $datum, $id);
+        impl $crate::declare::StreamConsumer for $name {}
+    };
     ($(#[$meta:meta])* $visibility:vis $name:ident = $datum:ty, $id:expr $(;)?) => {
+        $crate::stream!(@define [$(#[$meta])* $visibility] $name = $datum, $id);
+        impl $crate::declare::StreamProducer for $name {}
+        impl $crate::declare::StreamConsumer for $name {}
+    };
+    (@define [$(#[$meta:meta])* $visibility:vis] $name:ident = $datum:ty, $id:expr) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug)]
         $visibility struct $name;

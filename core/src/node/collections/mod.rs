@@ -29,7 +29,7 @@ mod when;
 
 pub use cells::{CellReader, CellWriter, OnceReader, OnceWriter};
 pub use changes::{Changed, Changes, Lagged};
-pub use config::CollectionConfig;
+pub use config::{CollectionConfig, SyncConfig};
 pub use error::{OpenError, WriteError};
 pub use handle::{Reader, Writer, Written};
 pub use map::{MapReader, MapWriter};

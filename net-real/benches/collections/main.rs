@@ -1,8 +1,10 @@
 //! What a replicated map costs: three writers and a reader over QUIC on loopback in one process, in memory, beside a round
 //! trip of bare quinn on the same runtime in the same run.
-//! `cargo bench -p smalti --bench collections [-- rate|visible|late|get|all] [--rounds N]`
+//! `cargo bench -p smalti --bench collections [-- rate|visible|late|get|join|crowd|all] [--rounds N]`
 
+#[path = "../common/mod.rs"]
 mod common;
+mod join;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,9 +13,10 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use smalti::collections::{Map, MapReader, MapWriter};
+use smalti::discovery::PeerAddr;
 use smalti::{Network, NetworkBuilderExt, NetworkExt, StoreId, discovery, unique_id};
 
-use common::{CALLS, loopback, raw_round_trip, runtime};
+use self::common::{CALLS, loopback, raw_round_trip, runtime};
 
 const ID: StoreId = unique_id!("map of the benchmark");
 const WRITERS: usize = 3;
@@ -28,7 +31,14 @@ type Numbers = Map<u64, u64>;
 
 fn main() {
     // Cargo adds an argument of its own.
-    let mut arguments = std::env::args().skip(1).filter(|it| it != "--bench");
+    let arguments: Vec<_> = std::env::args()
+        .skip(1)
+        .filter(|it| it != "--bench")
+        .collect();
+    if join::play(&arguments) {
+        return;
+    }
+    let mut arguments = arguments.into_iter();
     let (mut mode, mut rounds) = ("all".to_owned(), 3);
     while let Some(argument) = arguments.next() {
         if argument == "--rounds" {
@@ -41,29 +51,44 @@ fn main() {
     let wants = |what: &str| mode == what || mode == "all";
     for round in 1..=rounds {
         println!("round {round}");
-        runtime(2).block_on(async {
-            let cluster = Cluster::start().await;
-            if wants("visible") {
-                visible(&cluster).await;
-            }
-            if wants("rate") {
-                rates(&cluster).await;
-            }
-            if wants("get") {
-                gets(&cluster).await;
-            }
-            cluster.shut_down().await;
-        });
+        if wants("join") {
+            join::join();
+        }
+        if wants("crowd") {
+            runtime(2).block_on(join::crowd());
+        }
+        if wants("visible") || wants("rate") || wants("get") {
+            runtime(2).block_on(shared(&wants));
+        }
         if wants("late") {
             runtime(2).block_on(late_reader());
         }
     }
 }
 
+/// What is measured of one cluster after the other.
+async fn shared(wants: &impl Fn(&str) -> bool) {
+    let cluster = Cluster::start().await;
+    if wants("visible") {
+        visible(&cluster).await;
+    }
+    if wants("rate") {
+        rates(&cluster).await;
+    }
+    if wants("get") {
+        gets(&cluster).await;
+    }
+    cluster.shut_down().await;
+}
+
 async fn node(bootstrap: Option<&Network>) -> Network {
+    node_at(bootstrap.map(|bootstrap| bootstrap.local().addr())).await
+}
+
+async fn node_at(bootstrap: Option<PeerAddr>) -> Network {
     let mut config = discovery::Config::builder();
     if let Some(bootstrap) = bootstrap {
-        config = config.with_bootstrap(bootstrap.local().addr());
+        config = config.with_bootstrap(bootstrap);
     }
     let builder = Network::builder("bench").with_addresses([loopback()]);
     let network = builder.with_discovery(config).build().await;
@@ -216,14 +241,9 @@ async fn late_reader() {
     let start = Instant::now();
     let reader = Numbers::online_reader(&late, ID).await;
     let reader = reader.expect("a majority is up");
-    // It may be online some entries before it is level.
-    let online = start.elapsed();
-    let mut updated = reader.when().updated();
-    while (reader.len() as u64) < ENTRIES {
-        (&mut updated).await;
-    }
     let took = start.elapsed();
-    println!("  late reader: online after {online:.2?}, {ENTRIES} entries after {took:.2?}");
+    assert_eq!(reader.len() as u64, ENTRIES);
+    println!("  late reader: {ENTRIES} entries after {took:.2?}");
     late.shutdown().await;
     cluster.shut_down().await;
 }
