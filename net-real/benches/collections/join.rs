@@ -1,6 +1,7 @@
 //! What it costs a writer that readers join, and how long these take. Writer and late reader are processes of their own,
 //! so that the memory of each can be told: this program, started again with another role.
 
+use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use smalti::collections::MapWriter;
 use smalti::discovery::PeerAddr;
 use tokio::sync::oneshot;
 
-use super::common::{CALLS, runtime};
+use super::common::{CALLS, processor_time, runtime};
 use super::{EXTENDED, ID, Numbers, SPAN, node, node_at};
 
 /// What there is to catch up with.
@@ -62,9 +63,24 @@ fn peak_memory() -> u64 {
         / 1_024
 }
 
-/// Writes as fast as it can until `is_over`, and gives the rate in entries a second.
-async fn write_until(writer: &MapWriter<u64, u64>, mut is_over: impl FnMut() -> bool) -> f64 {
-    let (start, mut next, mut written) = (Instant::now(), 0, 0_u64);
+/// How fast inserts went.
+struct Rate {
+    per_second: f64,
+    /// What each has cost this process, in us of its processor's time.
+    cost: f64,
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { per_second, cost } = self;
+        write!(f, "{per_second:.0} inserts/s at {cost:.1} us")
+    }
+}
+
+/// Writes as fast as it can until `is_over`.
+async fn write_until(writer: &MapWriter<u64, u64>, mut is_over: impl FnMut() -> bool) -> Rate {
+    let (start, since) = (Instant::now(), processor_time());
+    let (mut next, mut written) = (0, 0_u64);
     let mut calls = FuturesUnordered::new();
     loop {
         let goes_on = !is_over();
@@ -79,10 +95,14 @@ async fn write_until(writer: &MapWriter<u64, u64>, mut is_over: impl FnMut() -> 
         }
         written += 1;
     }
-    written as f64 / start.elapsed().as_secs_f64()
+    let cost = processor_time() - since;
+    Rate {
+        per_second: written as f64 / start.elapsed().as_secs_f64(),
+        cost: cost.as_secs_f64() * 1e6 / written as f64,
+    }
 }
 
-async fn write_for(writer: &MapWriter<u64, u64>, span: Duration) -> f64 {
+async fn write_for(writer: &MapWriter<u64, u64>, span: Duration) -> Rate {
     let start = Instant::now();
     write_until(writer, || start.elapsed() > span).await
 }
@@ -106,36 +126,32 @@ async fn write() {
     let output = reader.stdout.take().expect("it is piped");
     let (tell, mut told) = oneshot::channel();
     let reading = tokio::task::spawn_blocking(move || {
-        let mut lines = BufReader::new(output).lines();
-        let mut line = || lines.next().and_then(Result::ok).unwrap_or_default();
-        // One when it begins, and one when it has all.
-        let begins = line();
-        let level = line();
+        let level = BufReader::new(output).lines().next();
         // Nobody waits any more only where the writer has failed.
         let _ = tell.send(());
-        (begins, level)
+        level.and_then(Result::ok).unwrap_or_default()
     });
-    let mut line = None;
+    let mut is_level = false;
     let during = write_until(&writer, || {
-        line = line.take().or_else(|| told.try_recv().ok());
-        line.is_some()
+        is_level |= told.try_recv().is_ok();
+        is_level
     })
     .await;
-    let (_, level) = reading.await.expect("no panic");
+    let level = reading.await.expect("no panic");
     let followed = write_for(&writer, SPAN * 2).await;
+    println!("  join: {level}");
     println!(
-        "  join: {level}; the writer's rate is {alone:.0} inserts/s alone, {during:.0}/s ({:.0} %) while it joins, {followed:.0}/s \
-         while it follows; peak memory of the writer: {memory_before} MiB before, {} MiB after",
-        during / alone * 100.0,
+        "  join: the writer alone: {alone}; while a reader joins: {during}, {:.0} %; while it follows: {followed}; peak memory \
+         of the writer: {memory_before} MiB before, {} MiB after",
+        during.per_second / alone.per_second * 100.0,
         peak_memory()
     );
     network.shutdown().await;
     assert!(reader.wait().expect("it was started").success());
 }
 
-/// The role of the late reader, which tells the writer what it sees by lines.
+/// The role of the late reader, which tells the writer by a line when it has all.
 async fn read(writer: PeerAddr) {
-    println!("begins");
     let network = node_at(Some(writer)).await;
     let start = Instant::now();
     let reader = Numbers::online_reader(&network, ID).await;
@@ -178,8 +194,10 @@ pub(crate) async fn crowd() {
     let last = writer.insert(0, 0).await.expect("a majority is up").version;
     join_all(readers.iter().map(|it| it.when().reaches(last))).await;
     println!(
-        "  {READERS} readers in one process: insert until all have it: p50 {p50:.0?}  p99 {p99:.0?}; {rate:.0} inserts/s \
-         ({alone:.0}/s without readers), of which all had the last {:.2?} after it was written",
+        "  {READERS} readers in one process: insert until all have it: p50 {p50:.0?}  p99 {p99:.0?}"
+    );
+    println!(
+        "  {READERS} readers: {rate}, all nodes together, of which all had the last {:.2?} after it was written; without readers: {alone}",
         start.elapsed() - written
     );
     for network in networks.iter().chain([&writing]) {

@@ -1,8 +1,9 @@
-//! A round trip of bare quinn, which what Smalti adds is measured against.
+//! What the benchmarks of groups and collections have in common: a round trip of bare quinn, which what Smalti adds is
+//! measured against, and the time of the processor.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smalti::QuicRuntime;
 use smalti::transport::QuicEndpoint;
@@ -67,4 +68,19 @@ pub(crate) async fn raw_round_trip() -> (f64, f64) {
     times.sort_unstable();
     let micros = |at: usize| times[at].as_secs_f64() * 1e6;
     (micros(CALLS / 2), micros(CALLS * 99 / 100))
+}
+
+/// Processor time of this process so far.
+pub(crate) fn processor_time() -> Duration {
+    const TICKS_PER_SECOND: u64 = 100;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name of the program, in parentheses, may hold spaces.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks = |place: usize| {
+        let field = fields.split_whitespace().nth(place);
+        field
+            .and_then(|it| it.parse::<u64>().ok())
+            .unwrap_or_default()
+    };
+    Duration::from_millis((ticks(11) + ticks(12)) * 1_000 / TICKS_PER_SECOND)
 }

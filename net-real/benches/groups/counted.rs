@@ -14,6 +14,8 @@ use smalti_core::runtime::{
 };
 use smalti_core::time::{Instant as NodeInstant, WallTime};
 
+use super::common::processor_time;
+
 /// How often something was made durable, and how long that has taken in all.
 #[derive(Debug, Default)]
 pub(crate) struct Syncs {
@@ -157,19 +159,4 @@ impl Cost {
         let sleeps = now.sleeps.saturating_sub(self.sleeps) as f64 / count as f64;
         format!("{processor:.2} us of processor time, {sleeps:.2} sleeps each")
     }
-}
-
-/// Processor time of this process so far.
-fn processor_time() -> Duration {
-    const TICKS_PER_SECOND: u64 = 100;
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name of the program, in parentheses, may hold spaces.
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let ticks = |place: usize| {
-        let field = fields.split_whitespace().nth(place);
-        field
-            .and_then(|it| it.parse::<u64>().ok())
-            .unwrap_or_default()
-    };
-    Duration::from_millis((ticks(11) + ticks(12)) * 1_000 / TICKS_PER_SECOND)
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use smalti_core::collections::{CollectionConfig, Map, MapChange, OpenError};
-use smalti_core::groups::{ConsensusConfig, Index};
+use smalti_core::collections::{CollectionConfig, Map, MapChange, OpenError, SyncConfig};
+use smalti_core::groups::Index;
 use smalti_core::{StoreId, unique_id};
 use smalti_sim::Simulation;
 use tokio::time::sleep;
@@ -94,6 +94,31 @@ fn what_each_writes_all_read_in_the_same_order() {
 }
 
 #[test]
+fn a_map_tells_each_writer_what_became_of_its_operation() {
+    let simulation = Simulation::new(105).host("a", |network| async move {
+        let map = Map::<u32, u32>::online_writer(&network, ID).await?;
+        assert_eq!(*map.insert(1, 10).await?, None);
+        assert_eq!(*map.insert(1, 11).await?, Some(10));
+        assert_eq!(*map.extend([(1, 12), (2, 20), (3, 30), (3, 31)]).await?, 2);
+        let exchange = map.compare_exchange(1, Some(10), Some(13)).await?;
+        assert_eq!(*exchange, Err(Some(12)));
+        let exchange = map.compare_exchange(1, Some(12), None).await?;
+        assert_eq!(*exchange, Ok(Some(12)));
+        let exchange = map.compare_exchange(1, None, Some(14)).await?;
+        assert_eq!(*exchange, Ok(None));
+        assert!(map.iter().eq([(1, 14), (2, 20), (3, 31)]));
+        assert_eq!(*map.remove(2).await?, Some(20));
+        assert_eq!(*map.remove(2).await?, None);
+        assert_eq!(*map.remove_many([2, 3, 4]).await?, 1);
+        assert_eq!(map.len(), 1);
+        assert_eq!(*map.clear().await?, 1);
+        assert!(map.is_empty());
+        Ok(())
+    });
+    simulation.run().unwrap();
+}
+
+#[test]
 fn a_map_outlives_its_leader_and_loses_nothing() {
     let acknowledged = Rc::new(RefCell::new(BTreeMap::new()));
     let mut simulation = Simulation::new(102);
@@ -153,10 +178,10 @@ fn a_map_outlives_its_leader_and_loses_nothing() {
 fn who_comes_late_is_given_a_snapshot_while_writes_go_on() {
     // So little is kept that nobody who comes late finds the beginning.
     let config = || {
-        CollectionConfig::default().with_consensus_config(ConsensusConfig {
+        CollectionConfig::default().with_sync_config(SyncConfig {
             snapshot_interval: 32,
             log_window: 8,
-            ..ConsensusConfig::default()
+            ..SyncConfig::default()
         })
     };
     let mut simulation = Simulation::new(103);
@@ -179,8 +204,7 @@ fn who_comes_late_is_given_a_snapshot_while_writes_go_on() {
     }
     let simulation = simulation.host("late", move |network| async move {
         sleep(Duration::from_secs(20)).await;
-        let map = Map::<u64, [u64; 32]>::reader_with_config(&network, ID, config()).await?;
-        map.online().await?;
+        let map = Map::<u64, [u64; 32]>::online_reader_with_config(&network, ID, config()).await?;
         // Who begins with what is there misses nothing after it.
         let mut changes = map.changes(map.version());
         let changed = changes.next().await.ok_or("the map has stopped")??;

@@ -92,7 +92,7 @@ impl<C: Collection> Reader<C> {
         self.shared.view.get()
     }
 
-    /// The version of the contents that this node has now.
+    /// The version of the contents that this node has now. O(1).
     #[must_use]
     pub fn version(&self) -> Option<Version> {
         self.view().version()
@@ -147,7 +147,7 @@ impl<C: Collection> Reader<C> {
     ///
     /// Each node keeps the latest 16,384 changes that it has applied, and no more than those of 16 MiB of writes. Where changes that
     /// are asked for are gone, or this node never had them because it was given a snapshot, [`Lagged`](super::Lagged) brings
-    /// the whole contents in their place.
+    /// the whole contents in their place. O(log n) to find the first change, and for each to be told.
     pub fn changes(&self, since: impl Into<Option<Version>>) -> Changes<C> {
         let (view, status) = (self.shared.view.clone(), self.group.watched().clone());
         Changes::new(view, status, since.into())
@@ -165,7 +165,7 @@ impl<C: Collection> Reader<C> {
         self.group.events()
     }
 
-    /// The contents that were given up when two foundings of this collection met. See [`GroupEvent::Superseded`].
+    /// The contents that were given up when two foundings of this collection met. See [`GroupEvent::Superseded`]. O(n log n).
     ///
     /// # Errors
     /// Where it is of another collection.
@@ -223,7 +223,8 @@ impl<C: Collection> Writer<C> {
         Batch::new()
     }
 
-    /// Makes all operations of a batch as one: all or none, with nothing of others between, seen by nobody in part.
+    /// Makes all operations of a batch as one: all or none, with nothing of others between, seen by nobody in part. Costs on
+    /// each member what its operations cost one by one, and one entry of the log.
     ///
     /// Where it is dropped before it ends, it may still be made. Waits as long as [`Group::execute`].
     ///
