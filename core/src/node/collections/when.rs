@@ -30,8 +30,9 @@ impl<C: Collection> When<C> {
         Self { group, view }
     }
 
-    /// This node knows the leader of the collection's group, and has all that was committed when it first heard of it: reads
-    /// are as fresh as what comes from the leader, and writes are taken.
+    /// This node knows the leader of the collection's group, and has all that the leader knew to be committed when it was first
+    /// heard: reads are as fresh as what comes from the leader, and writes are taken. The leader may have been deposed
+    /// without knowing: [`Reader::online`](super::Reader::online) asks a majority too.
     pub fn online(&self) -> Condition {
         self.group.online()
     }

@@ -33,8 +33,8 @@ pub struct GroupStatus {
     pub applied: Index,
     /// How many commands of clients have been applied in this life of the group, by all members alike.
     pub commands: u64,
-    /// The node knows the leader, has all that was committed when it first heard of it, and the group has not met another
-    /// founding of itself: commands and queries are answered.
+    /// The node knows the leader, has all that the leader knew to be committed when it was first heard, and the group has not
+    /// met another founding of itself: commands and queries are answered.
     pub is_online: bool,
     /// Who is waited for, where the group [stands still](super::GroupEvent::Stalled).
     pub stalled: Option<Arc<[PeerId]>>,
@@ -165,8 +165,8 @@ impl When {
         self.condition(Kind::Follows)
     }
 
-    /// This node knows the leader and has all that was committed when it first heard of it: commands and queries are
-    /// answered.
+    /// This node knows the leader and has all that the leader knew to be committed when it was first heard: commands and
+    /// queries are answered.
     pub fn online(&self) -> Condition {
         self.condition(Kind::Online)
     }
