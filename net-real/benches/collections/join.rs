@@ -153,13 +153,14 @@ async fn write() {
 /// The role of the late reader, which tells the writer by a line when it has all.
 async fn read(writer: PeerAddr) {
     let network = node_at(Some(writer)).await;
-    let start = Instant::now();
+    let (start, since) = (Instant::now(), processor_time());
     let reader = Numbers::online_reader(&network, ID).await;
     let reader = reader.expect("the writer is up");
-    let took = start.elapsed();
+    let (took, cost) = (start.elapsed(), processor_time() - since);
     assert_eq!(reader.len() as u64, ENTRIES);
     println!(
-        "the reader has {ENTRIES} entries and is level after {took:.2?}, with a peak memory of {} MiB",
+        "the reader has {ENTRIES} entries and is level after {took:.2?}, at {cost:.2?} of its processor's time and a peak memory \
+         of {} MiB",
         peak_memory()
     );
     std::io::stdout().flush().expect("the writer reads it");

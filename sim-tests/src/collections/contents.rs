@@ -32,10 +32,10 @@ pub(super) trait Contents: Collection {
     /// Where no write can have made that change.
     fn follow(contents: &mut Self::Plain, change: Self::Change) -> Result<Moved, String>;
 
-    /// Why contents cannot be those of any moment.
+    /// Whether these can be the contents of any moment.
     ///
     /// # Errors
-    /// Where they cannot.
+    /// Why not.
     fn look(&self) -> Result<(), String> {
         Ok(())
     }

@@ -1,7 +1,6 @@
 //! One collection on one host, for one life of it.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,74 +9,21 @@ use futures_util::FutureExt;
 use rand_chacha::ChaCha8Rng;
 use smalti_core::Network;
 use smalti_core::collections::{Executed, Reader, View, WriteError, Writer};
-use smalti_core::groups::{GroupEvent, Incarnation, Index, QueryError, Version};
+use smalti_core::groups::{GroupEvent, Index, QueryError, Version};
 use smalti_sim::history::ClientId;
 use smalti_sim::rng::{below, between, chance};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::contents::Contents;
 use super::follower::Follower;
-use super::items::{End, Fate, Items};
+use super::items::{End, Fate};
 use super::kinds::Kind;
-use super::slots::{Act, Seen, Slot, Slots};
-use super::views::Views;
-use super::world::{LAGGED, LAGGED_LIVE, Phase, REFORMED, SNAPSHOT, SUPERSEDED, World, reaches};
+use super::record::{Record, is_fresh};
+use super::slots::{Act, Seen, Slot};
+use super::world::{LAGGED, LAGGED_LIVE, Phase, REFORMED, SNAPSHOT, SUPERSEDED, World};
 
 /// How long is waited before what did not get through is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
-
-/// How far each life of a collection was acknowledged.
-type Acknowledged = BTreeMap<Incarnation, Index>;
-
-/// What all hosts of a run did with one collection, and saw of it.
-pub(super) struct Record<C: Contents> {
-    pub(super) views: Views<C::Plain>,
-    pub(super) slots: Slots,
-    pub(super) items: Items,
-    acknowledged: Acknowledged,
-    /// The same at the last step: hosts run one after the other, though their clocks show one time.
-    acknowledged_before: Acknowledged,
-    /// Up to where each host got a write and a read through in the end.
-    pub(super) settled: BTreeMap<usize, Version>,
-    /// What each host shows in the end.
-    pub(super) shown: BTreeMap<usize, (Version, C::Plain)>,
-}
-
-impl<C: Contents> Default for Record<C> {
-    fn default() -> Self {
-        Self {
-            views: Views::default(),
-            slots: Slots::default(),
-            items: Items::default(),
-            acknowledged: Acknowledged::new(),
-            acknowledged_before: Acknowledged::new(),
-            settled: BTreeMap::new(),
-            shown: BTreeMap::new(),
-        }
-    }
-}
-
-impl<C: Contents> Record<C> {
-    /// A step of the simulation is over.
-    pub(super) fn tick(&mut self) {
-        self.acknowledged_before.clone_from(&self.acknowledged);
-    }
-
-    fn acknowledge(&mut self, version: Version) {
-        let index = self.acknowledged.entry(version.incarnation).or_default();
-        *index = version.index.max(*index);
-    }
-
-    /// Notes what a view shows.
-    fn look(&mut self, view: &View<C>) -> Result<(), String> {
-        view.look()?;
-        match view.version() {
-            Some(version) => self.views.note(version, &view.plain()),
-            None => Ok(()),
-        }
-    }
-}
 
 pub(super) struct Handle<C: Kind> {
     world: World,
@@ -450,41 +396,5 @@ impl<C: Kind> Handle<C> {
             *self.kept.borrow_mut() = Some((version, view.plain()));
         }
         Ok(())
-    }
-}
-
-/// Whether what is seen at `version` has all that was acknowledged in its life.
-fn is_fresh(version: Version, acknowledged: &Acknowledged) -> Result<(), String> {
-    let behind = acknowledged.iter().find(|(incarnation, index)| {
-        let acknowledged = Version {
-            incarnation: **incarnation,
-            index: **index,
-        };
-        !reaches(version, acknowledged)
-    });
-    match behind {
-        None => Ok(()),
-        Some((_, index)) => Err(format!(
-            "{version:?} is shown, and {index} was acknowledged before it was asked for"
-        )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use smalti_core::Digest;
-
-    use super::*;
-
-    #[test]
-    fn what_lacks_something_acknowledged_is_not_fresh() {
-        let life = |n| Incarnation(Digest::from_bytes([n; 32]));
-        let at = |index| Version {
-            incarnation: life(1),
-            index: Index(index),
-        };
-        let acknowledged = Acknowledged::from([(life(1), Index(5)), (life(2), Index(9))]);
-        is_fresh(at(5), &acknowledged).unwrap();
-        is_fresh(at(4), &acknowledged).unwrap_err();
     }
 }

@@ -9,7 +9,8 @@
 //! | `handle` | one collection on one host: what it does, follows and is told |
 //! | `kinds` | what is done with each kind of collection |
 //! | `contents` | contents as plain values, and what changes make of them |
-//! | `views`, `slots`, `items`, `follower` | what was seen, and whether it can be |
+//! | `record` | what all hosts did with one collection, and saw of it |
+//! | `views`, `slots`, `items`, `follower` | kinds of things that are seen, and whether they can be |
 
 mod chaos;
 mod contents;
@@ -18,6 +19,7 @@ mod handle;
 mod items;
 mod kinds;
 mod part;
+mod record;
 mod slots;
 mod views;
 mod world;

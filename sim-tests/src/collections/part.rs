@@ -8,8 +8,9 @@ use smalti_core::Network;
 use smalti_sim::history::ClientId;
 
 use super::contents::Contents;
-use super::handle::{Handle, Record};
+use super::handle::Handle;
 use super::kinds::Kind;
+use super::record::Record;
 use super::world::{SEEN_TO_GO, TOOK_UNTOLD, World};
 
 /// A collection, whatever its kind.
