@@ -40,6 +40,9 @@ const APART: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 /// The collections of a run.
 type Parts = Rc<Vec<Rc<dyn Part>>>;
 
+/// Makes one of them.
+type MakePart = fn(&World) -> Rc<dyn Part>;
+
 /// What a run is, as drawn from its seed.
 struct Draw {
     hosts: usize,
@@ -47,7 +50,7 @@ struct Draw {
     plan: FaultPlan,
     /// So many hosts, the first, do not reach the others for so long from the start.
     apart: Option<(usize, Duration)>,
-    kinds: Vec<fn(&World) -> Rc<dyn Part>>,
+    kinds: Vec<MakePart>,
 }
 
 impl Draw {
@@ -105,8 +108,8 @@ impl Draw {
 }
 
 /// One to three kinds of collections.
-fn draw_kinds(rng: &mut ChaCha8Rng) -> Vec<fn(&World) -> Rc<dyn Part>> {
-    let mut kinds: Vec<fn(&World) -> Rc<dyn Part>> = vec![
+fn draw_kinds(rng: &mut ChaCha8Rng) -> Vec<MakePart> {
+    let mut kinds: Vec<MakePart> = vec![
         part::<Numbers>,
         part::<Value>,
         part::<Decision>,

@@ -202,16 +202,20 @@ impl<C: Kind> Handle<C> {
         let mut updated = self.reader.when().updated();
         loop {
             let view = self.reader.view();
-            let mut record = self.record.borrow_mut();
-            if let Err(error) = record.look(&view) {
+            if let Err(error) = self.shows(&view) {
                 return error;
             }
-            if let Some(version) = view.version() {
-                record.shown.insert(self.host, (version, view.plain()));
-            }
-            drop(record);
             (&mut updated).await;
         }
+    }
+
+    fn shows(&self, view: &View<C>) -> Result<(), String> {
+        let mut record = self.record.borrow_mut();
+        record.look(view)?;
+        if let Some(version) = view.version() {
+            record.shown.insert(self.host, (version, view.plain()));
+        }
+        Ok(())
     }
 
     // ---- What is on record of writes ----

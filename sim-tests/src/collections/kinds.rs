@@ -95,11 +95,14 @@ fn of_ticket<R: serde::de::DeserializeOwned>(results: &Results, ticket: &Ticket<
     result.expect("a ticket is for an operation of its batch")
 }
 
+/// Finds what is seen of one operation in what a batch gave.
+type Sees = Box<dyn Fn(&Results) -> Seen>;
+
 /// Operations of a batch on places, each with what is seen of it.
 struct Together<C: Contents> {
     batch: Batch<C>,
     acts: Vec<(Slot, Act)>,
-    seen: Vec<Box<dyn Fn(&Results) -> Seen>>,
+    seen: Vec<Sees>,
 }
 
 impl<C: Kind> Together<C> {

@@ -57,7 +57,7 @@ impl Act {
     }
 
     /// What it may put.
-    const fn new(self) -> Option<Option<u64>> {
+    const fn puts(self) -> Option<Option<u64>> {
         match self {
             Self::Read => None,
             Self::Write(new) | Self::Exchange(_, new) => Some(new),
@@ -106,7 +106,7 @@ impl Model for Sequential {
         output: Option<&Seen>,
     ) -> bool {
         match output {
-            Some(seen) => unknown.new() == Some(seen.held),
+            Some(seen) => unknown.puts() == Some(seen.held),
             None => matches!(next, Act::Exchange(..)),
         }
     }

@@ -28,7 +28,7 @@ pub struct CollectionConfig {
 ///
 /// Part of the [configuration of consensus](Config), whose fields these are. How much one answer holds follows from its
 /// bytes, and a snapshot that somebody fetches is kept until nothing of it was asked for during twenty fetch timeouts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncConfig {
     /// So many writes below the latest snapshot are kept, so that small gaps need none. Default: 16,384.
     pub log_window: u64,
