@@ -172,7 +172,7 @@ macro_rules! collection {
 /// ```
 /// use serde::{Deserialize, Serialize};
 /// use smalti_core::declare::{ConsumerOf, ProducerOf, StreamConsumer, StreamProducer};
-/// use smalti_core::streams::{ConsumerError, ProducerError};
+/// use smalti_core::streams::ConsumerError;
 /// use smalti_core::{Network, stream};
 ///
 /// #[derive(Serialize, Deserialize)]
@@ -192,9 +192,10 @@ macro_rules! collection {
 ///     Orders::consumer(network).build()
 /// }
 ///
-/// fn produce(network: &Network) -> Result<ProducerOf<Orders>, ProducerError> {
-///     let _sales = Sales::producer(network).build()?;
-///     Orders::producer(network).build()
+/// fn produce(network: &Network) -> Option<(ProducerOf<Orders>, ProducerOf<Sales>)> {
+///     let orders = Orders::producer(network).build().ok()?;
+///     let sales = Sales::producer(network).build().ok()?;
+///     Some((orders, sales))
 /// }
 /// ```
 #[macro_export]
