@@ -125,8 +125,8 @@ fn draw_kinds(rng: &mut ChaCha8Rng) -> Vec<MakePart> {
 }
 
 /// Faults that leave a majority of each collection's instances alive: a writer without a disk that crashes is another
-/// member when it comes back, and when too many have gone nobody is left who could decide. So only readers without disks
-/// crash.
+/// member when it comes back, and when too many have gone nobody is left who could decide. So where nothing is on disk only
+/// readers crash, and pause.
 fn plan_for(setting: &Setting, streams: &Streams) -> FaultPlan {
     let mut plan = draw_faults(streams);
     if setting.storage == Storage::InMemory && plan.crashes.is_some() {
