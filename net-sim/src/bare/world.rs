@@ -416,6 +416,7 @@ impl<M: Machine, E: Environment<M>> World<M, E> {
             | Fault::Links(_)
             | Fault::Path(..)
             | Fault::FailSync(_)
+            | Fault::FailWrite(_)
             | Fault::SlowDisk(..)
             | Fault::FillDisk(_)
             | Fault::FreeDisk(_) => {}

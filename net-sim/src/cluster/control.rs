@@ -176,6 +176,13 @@ impl Control {
             .for_each(|node| self.ask(Fault::FailSync(node)));
     }
 
+    /// The next time that something is written to the disks of the hosts, they fail.
+    pub fn fail_write(&self, hosts: impl HostNames) {
+        self.nodes(hosts)
+            .into_iter()
+            .for_each(|node| self.ask(Fault::FailWrite(node)));
+    }
+
     /// The disks of the hosts take so many times as long from now on; 1 is their own pace.
     pub fn slow_disk(&self, hosts: impl HostNames, times: u32) {
         self.nodes(hosts)
@@ -214,6 +221,20 @@ impl Control {
     pub fn has_finished(&self, host: &str) -> bool {
         let node = self.node(host);
         self.0.lock().host(node).finished
+    }
+
+    /// How often the disk of the host has failed in the host's present life, or been too full.
+    #[must_use]
+    pub fn disk_failures(&self, host: &str) -> u64 {
+        let node = self.node(host);
+        self.0.lock().host(node).disk.disk().failures()
+    }
+
+    /// How many writes of the host were lost with its crashes, over all of its lives: none that it was told to be durable.
+    #[must_use]
+    pub fn lost_writes(&self, host: &str) -> u64 {
+        let node = self.node(host);
+        self.0.lock().host(node).disk.lost_writes()
     }
 
     /// Writes `text` into the trace.

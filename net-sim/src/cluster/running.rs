@@ -65,6 +65,8 @@ impl<'a> Running<'a> {
             #[cfg(feature = "full")]
             over_quic: simulation.over_quic,
             #[cfg(feature = "full")]
+            real_stores: simulation.over_quic || simulation.real_stores,
+            #[cfg(feature = "full")]
             secrets: super::full::Secrets::new(&streams),
             streams,
             trace,
@@ -291,6 +293,7 @@ impl<'a> Running<'a> {
             | Fault::Links(_)
             | Fault::Path(..) => {}
             Fault::FailSync(node) => self.disk(node).fail_next_sync(),
+            Fault::FailWrite(node) => self.disk(node).fail_next_write(),
             Fault::SlowDisk(node, times) => self.disk(node).slow_down(times),
             Fault::FillDisk(node) => self.disk(node).set_full(true),
             Fault::FreeDisk(node) => self.disk(node).set_full(false),
@@ -315,7 +318,7 @@ impl<'a> Running<'a> {
             )
         };
         if was_up {
-            self.run.lock().host(node).disk.crash();
+            self.run.lock().host_mut(node).disk.crash();
             self.turmoil.crash(&*name);
         }
     }

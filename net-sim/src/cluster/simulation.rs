@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use smalti_core::discovery::PeerAddr;
 use smalti_core::id::{NetworkId, PeerId, SecretKey};
+use smalti_core::network::Error as NetworkError;
 use smalti_core::runtime::Runtime;
 use smalti_core::{Network, NetworkBuilder};
 
@@ -58,6 +59,8 @@ pub struct Simulation {
     pub(super) recorded: std::ops::Range<u64>,
     #[cfg(feature = "full")]
     pub(super) over_quic: bool,
+    #[cfg(feature = "full")]
+    pub(super) real_stores: bool,
 }
 
 impl Simulation {
@@ -76,6 +79,8 @@ impl Simulation {
             recorded: 0..0,
             #[cfg(feature = "full")]
             over_quic: false,
+            #[cfg(feature = "full")]
+            real_stores: false,
         }
     }
 
@@ -85,6 +90,15 @@ impl Simulation {
     #[must_use]
     pub const fn over_quic(mut self) -> Self {
         self.over_quic = true;
+        self
+    }
+
+    /// Lets nodes with a data directory keep it in the store of production, on files of the simulated disk, which tear
+    /// and lose sectors of what was not synced. As [`over_quic`](Self::over_quic) does, at a smaller price.
+    #[cfg(feature = "full")]
+    #[must_use]
+    pub const fn with_real_stores(mut self) -> Self {
+        self.real_stores = true;
         self
     }
 
@@ -120,6 +134,7 @@ impl Simulation {
     where
         F: Future<Output = AppResult> + 'static,
     {
+        let app = give_node(app);
         self.add_network_host(name, true, configure, app)
     }
 
@@ -139,6 +154,22 @@ impl Simulation {
         name: &str,
         configure: impl Fn(NetworkBuilder) -> NetworkBuilder + 'static,
         app: impl Fn(Network) -> F + 'static,
+    ) -> Self
+    where
+        F: Future<Output = AppResult> + 'static,
+    {
+        let app = give_node(app);
+        self.add_network_host(name, false, configure, app)
+    }
+
+    /// As [`service_with`](Self::service_with), of an application that is told why its node could not be started, such as
+    /// for a disk that failed meanwhile. Elsewhere that fails the run.
+    #[must_use]
+    pub fn service_that_starts<F>(
+        self,
+        name: &str,
+        configure: impl Fn(NetworkBuilder) -> NetworkBuilder + 'static,
+        app: impl Fn(Result<Network, NetworkError>) -> F + 'static,
     ) -> Self
     where
         F: Future<Output = AppResult> + 'static,
@@ -263,7 +294,7 @@ impl Simulation {
         name: &str,
         awaited: bool,
         configure: impl Fn(NetworkBuilder) -> NetworkBuilder + 'static,
-        app: impl Fn(Network) -> F + 'static,
+        app: impl Fn(Result<Network, NetworkError>) -> F + 'static,
     ) -> Self
     where
         F: Future<Output = AppResult> + 'static,
@@ -283,13 +314,14 @@ impl Simulation {
                 .with_bootstrap(bootstrap.clone());
             let (builder, app) = (configure(builder), app.clone());
             Box::pin(async move {
-                let network = builder.build_on(runtime.clone()).await?;
-                let kept = network.clone();
-                let keep = async move {
-                    std::future::pending::<()>().await;
-                    drop(kept);
-                };
-                runtime.spawn("keep the node", Box::pin(keep));
+                let network = builder.build_on(runtime.clone()).await;
+                if let Ok(kept) = network.clone() {
+                    let keep = async move {
+                        std::future::pending::<()>().await;
+                        drop(kept);
+                    };
+                    runtime.spawn("keep the node", Box::pin(keep));
+                }
                 app(network).await
             })
         });
@@ -314,6 +346,19 @@ impl Simulation {
             cause: Cause::Setup(why),
             report: Box::new(report),
         }
+    }
+}
+
+/// What is given a node, for a host whose start must not fail.
+fn give_node<F>(
+    app: impl Fn(Network) -> F + 'static,
+) -> impl Fn(Result<Network, NetworkError>) -> LocalFuture<AppResult> + 'static
+where
+    F: Future<Output = AppResult> + 'static,
+{
+    move |network| match network {
+        Ok(network) => Box::pin(app(network)),
+        Err(error) => Box::pin(std::future::ready(Err(error.into()))),
     }
 }
 

@@ -32,6 +32,9 @@ pub(super) struct RunState {
     /// Whether nodes speak QUIC with each other, instead of the transport of [`link`](crate::link).
     #[cfg(feature = "full")]
     pub(super) over_quic: bool,
+    /// Whether their stores are on files of the simulated disks.
+    #[cfg(feature = "full")]
+    pub(super) real_stores: bool,
     /// What cryptography draws from.
     #[cfg(feature = "full")]
     pub(super) secrets: super::full::Secrets,

@@ -92,14 +92,17 @@ impl FileState {
         survive(&mut self.durable, changes, rng, sector_len);
     }
 
-    /// The power goes off when all up to this place had been asked for, and nothing after it.
-    pub(super) fn crash(&mut self, at: Place, rng: &mut impl Rng, sector_len: u32) {
+    /// The power goes off when all up to this place had been asked for, and nothing after it. Gives how many
+    /// changes were lost, whole or in part.
+    pub(super) fn crash(&mut self, at: Place, rng: &mut impl Rng, sector_len: u32) -> u64 {
         self.end_syncs(at);
         self.syncs.clear();
+        let before = self.changes.len() as u64;
         let changes = self.changes.drain(..).filter(|(place, _)| *place <= at);
         let changes = changes.map(|(_, change)| change).collect();
-        survive(&mut self.durable, changes, rng, sector_len);
+        let whole = survive(&mut self.durable, changes, rng, sector_len);
         self.seen.clone_from(&self.durable);
+        before - whole
     }
 
     /// Flips a bit of the durable bytes, and of what is seen where that is the same byte.
@@ -155,9 +158,15 @@ impl Change {
     }
 }
 
-fn survive(durable: &mut Vec<u8>, changes: Vec<Change>, rng: &mut impl Rng, sector_len: u32) {
+/// Carries out what chance lets survive of the changes. Gives how many have survived as a whole.
+fn survive(
+    durable: &mut Vec<u8>,
+    changes: Vec<Change>,
+    rng: &mut impl Rng,
+    sector_len: u32,
+) -> u64 {
     if changes.is_empty() {
-        return;
+        return 0;
     }
     let survival = match below(rng, 5) {
         0 => Survival::Sectors(0),
@@ -168,7 +177,9 @@ fn survive(durable: &mut Vec<u8>, changes: Vec<Change>, rng: &mut impl Rng, sect
         }
         _ => Survival::Sectors(below(rng, u64::from(MILLION)) as u32),
     };
+    let mut whole = 0;
     for (number, change) in changes.into_iter().enumerate() {
+        let mut is_whole = true;
         // A cache writes the sectors back in any order, but of one sector never an older version over a
         // newer one: carried out in order, each by chance, they give every such outcome.
         for (place, sector) in change.sectors(sector_len).into_iter().enumerate() {
@@ -179,11 +190,14 @@ fn survive(durable: &mut Vec<u8>, changes: Vec<Change>, rng: &mut impl Rng, sect
                     number < torn || (number == torn && before < bytes)
                 }
             };
+            is_whole &= survives;
             if survives {
                 sector.carry_out(durable);
             }
         }
+        whole += u64::from(is_whole);
     }
+    whole
 }
 
 fn put(file: &mut Vec<u8>, offset: u64, bytes: &[u8]) {

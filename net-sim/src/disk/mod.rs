@@ -125,6 +125,12 @@ struct State {
     power_for: Option<u64>,
     /// The next sync fails.
     fails_next_sync: bool,
+    /// The next write fails.
+    fails_next_write: bool,
+    /// What has failed in the present life, by the medium or for want of space.
+    failures: u64,
+    /// Changes of files that crashes have lost, in part at least.
+    lost: u64,
     /// No file may grow.
     is_full: bool,
     /// All takes so many times as long.
@@ -152,6 +158,9 @@ impl SimDisk {
             life: 0,
             power_for: None,
             fails_next_sync: false,
+            fails_next_write: false,
+            failures: 0,
+            lost: 0,
             is_full: false,
             slowdown: 1,
             syncs_end_at_once: true,
@@ -200,6 +209,23 @@ impl SimDisk {
         self.lock().fails_next_sync = true;
     }
 
+    /// Lets the next write fail, or change of length.
+    pub fn fail_next_write(&self) {
+        self.lock().fails_next_write = true;
+    }
+
+    /// How often something has failed in the present life of the host, by the medium or for want of space.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.lock().failures
+    }
+
+    /// How many changes of files crashes have lost, whole or in part.
+    #[must_use]
+    pub fn lost_changes(&self) -> u64 {
+        self.lock().lost
+    }
+
     /// Lets all take so many times as long from now on; 1, or 0, is the disk's own pace.
     pub fn slow_down(&self, times: u32) {
         self.lock().slowdown = times.max(1);
@@ -233,6 +259,7 @@ impl SimDisk {
             counts,
             ended,
             syncs_end_at_once,
+            lost,
             ..
         } = &mut *state;
         let last = counts.changes();
@@ -243,7 +270,7 @@ impl SimDisk {
             *ended + rng::below(rng, pending + 1)
         };
         for file in files.values() {
-            lock(file).crash(at, rng, faults.sector_len);
+            *lost += lock(file).crash(at, rng, faults.sector_len);
         }
         *ended = last;
         state.end_life();
@@ -337,6 +364,8 @@ impl State {
         self.life += 1;
         self.power_for = None;
         self.fails_next_sync = false;
+        self.fails_next_write = false;
+        self.failures = 0;
         self.held.clear();
     }
 
@@ -393,20 +422,25 @@ impl State {
             }
         }
         let fails = rng::chance(&mut self.rng, ppm);
-        let is_to_fail = operation == Operation::Sync && std::mem::take(&mut self.fails_next_sync);
-        Ok(fails || is_to_fail)
+        let is_to_fail = match operation {
+            Operation::Sync => std::mem::take(&mut self.fails_next_sync),
+            Operation::Write { .. } => std::mem::take(&mut self.fails_next_write),
+            Operation::Read | Operation::Directory => false,
+        };
+        let fails = fails || is_to_fail;
+        self.failures += u64::from(fails);
+        Ok(fails)
     }
 
     /// Whether a file may grow by so many bytes.
-    fn make_room(&self, growth: u64) -> io::Result<()> {
-        if self.is_full && growth > 0 {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        let Some(capacity) = self.faults.capacity_bytes else {
-            return Ok(());
+    fn make_room(&mut self, growth: u64) -> io::Result<()> {
+        let is_over = |capacity: u64| {
+            let used: u64 = self.files.values().map(|file| lock(file).len()).sum();
+            used.saturating_add(growth) > capacity
         };
-        let used: u64 = self.files.values().map(|file| lock(file).len()).sum();
-        if used.saturating_add(growth) > capacity {
+        let is_full = self.is_full && growth > 0;
+        if is_full || self.faults.capacity_bytes.is_some_and(is_over) {
+            self.failures += 1;
             return Err(io::ErrorKind::StorageFull.into());
         }
         Ok(())

@@ -308,3 +308,33 @@ fn faults_are_switched_on_and_off() {
     file.sync().unwrap();
     assert!(disk.take_cost() >= Duration::from_millis(100));
 }
+
+#[test]
+fn a_write_that_is_to_fail_does_and_failures_are_counted_in_their_life() {
+    let disk = disk(3);
+    let file = disk.mount().create(NAME).unwrap();
+    file.write_at(0, &[1; 512]).unwrap();
+    disk.fail_next_write();
+    file.sync().unwrap();
+    assert!(file.write_at(512, &[2; 512]).is_err());
+    file.write_at(512, &[3; 512]).unwrap();
+    disk.set_full(true);
+    assert!(file.write_at(1024, &[4; 512]).is_err());
+    assert_eq!((disk.failures(), disk.lost_changes()), (2, 0));
+    disk.crash();
+    assert_eq!(disk.failures(), 0);
+}
+
+#[test]
+fn a_crash_says_how_many_changes_it_has_lost() {
+    let (mut none, mut all) = (0, 0);
+    for seed in 0..50 {
+        let disk = half_written(seed);
+        disk.crash();
+        let survived = sectors(&disk) == [1, 2, 2, 1];
+        assert_eq!(disk.lost_changes(), u64::from(!survived), "{seed}");
+        none += u32::from(survived);
+        all += u32::from(!survived);
+    }
+    assert!(none > 0 && all > 0, "{none} {all}");
+}

@@ -102,6 +102,7 @@ impl FaultLayer {
             | Fault::Drift(..)
             | Fault::Jump(..)
             | Fault::FailSync(_)
+            | Fault::FailWrite(_)
             | Fault::SlowDisk(..)
             | Fault::FillDisk(_)
             | Fault::FreeDisk(_) => {}

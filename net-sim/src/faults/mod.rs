@@ -125,6 +125,8 @@ pub enum Fault {
     Jump(NodeIndex, i64),
     /// The next time the node's disk is to make something durable, it fails: part of it may be.
     FailSync(NodeIndex),
+    /// The next time something is written to the node's disk, that fails: part of it may be there.
+    FailWrite(NodeIndex),
     /// The node's disk takes so many times as long from now on; 1 is its own pace.
     SlowDisk(NodeIndex, u32),
     /// The node's disk is full.
@@ -146,6 +148,7 @@ impl Fault {
             | Self::Drift(node, _)
             | Self::Jump(node, _)
             | Self::FailSync(node)
+            | Self::FailWrite(node)
             | Self::SlowDisk(node, _)
             | Self::FillDisk(node)
             | Self::FreeDisk(node) => Some(*node),
@@ -188,6 +191,7 @@ impl fmt::Display for Fault {
             Self::Drift(node, ppm) => write!(f, "drift {node} by {ppm} ppm"),
             Self::Jump(node, micros) => write!(f, "jump {node} by {micros} us"),
             Self::FailSync(node) => write!(f, "fail the next sync of {node}"),
+            Self::FailWrite(node) => write!(f, "fail the next write of {node}"),
             Self::SlowDisk(node, times) => write!(f, "slow the disk of {node} down {times} times"),
             Self::FillDisk(node) => write!(f, "fill the disk of {node}"),
             Self::FreeDisk(node) => write!(f, "free the disk of {node}"),

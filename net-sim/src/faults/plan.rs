@@ -37,15 +37,26 @@ pub struct FaultPlan {
     pub flapping: Option<Churn>,
     /// Crashes of one node, with its restart after.
     pub crashes: Option<Churn>,
+    /// Crashes of so many nodes, shortly one after the other, that the rest are no majority, with their restarts.
+    pub blackouts: Option<Churn>,
     /// Pauses of one node.
     pub pauses: Option<Churn>,
+    /// Syncs of one node's disk that fail. Whoever has asked for one is not to go on before the node was started again,
+    /// which is not part of the plan. `lasts` is without meaning.
+    pub failed_syncs: Option<Churn>,
+    /// Writes to one node's disk that fail, likewise.
+    pub failed_writes: Option<Churn>,
+    /// Times in which one node's disk is slow.
+    pub slow_disks: Option<Churn>,
+    /// Times in which one node's disk is full. As after a failure, it takes a new start to go on.
+    pub full_disks: Option<Churn>,
     /// The most that a node's clocks run fast or slow, in parts per million.
     pub drift_ppm_max: u32,
     /// The most that a wall clock is off from the start.
     pub offset_max: Duration,
     /// Jumps of one node's wall clock; `lasts` is how far they go, either way.
     pub jumps: Option<Churn>,
-    /// The first so many nodes neither crash nor pause, for example the one that others start from.
+    /// The first so many nodes neither crash nor pause, and their disks are well, for example the one that others start from.
     pub spared: u32,
 }
 
@@ -54,7 +65,8 @@ const EVENTS_MAX: usize = 100_000;
 
 impl FaultPlan {
     /// Draws which classes of fault are on, each with a probability of its own, and how strong. One plan
-    /// in eight has none.
+    /// in eight has none. No plan has faults of disks, which [`add_disk_faults`](Self::add_disk_faults) draws, nor
+    /// blackouts.
     #[must_use]
     pub fn swarm(rng: &mut ChaCha8Rng) -> Self {
         let mut plan = Self::default();
@@ -120,6 +132,21 @@ impl FaultPlan {
         plan
     }
 
+    /// Draws which faults disks have, each class with a probability of its own, and how strong: for nodes that keep
+    /// something on theirs.
+    pub fn add_disk_faults(&mut self, rng: &mut ChaCha8Rng) {
+        let mut churn = || {
+            chance(rng, 300_000).then(|| Churn {
+                every: between(rng, Duration::from_secs(2), Duration::from_secs(20)),
+                lasts: between(rng, Duration::from_millis(50), Duration::from_secs(10)),
+            })
+        };
+        self.failed_syncs = churn();
+        self.failed_writes = churn();
+        self.slow_disks = churn();
+        self.full_disks = churn();
+    }
+
     /// Draws what happens when, to `nodes` nodes, from the run's beginning to `until`. By then all that
     /// went wrong has been put right again, but for how the network treats packets.
     ///
@@ -176,12 +203,34 @@ impl FaultPlan {
                 let node = victim(rng);
                 (Fault::Pause(node), Some(Fault::Resume(node)))
             });
+            class("fault/sync", &self.failed_syncs, &mut |rng, _| {
+                (Fault::FailSync(victim(rng)), None)
+            });
+            class("fault/write", &self.failed_writes, &mut |rng, _| {
+                (Fault::FailWrite(victim(rng)), None)
+            });
+            class("fault/slow disk", &self.slow_disks, &mut |rng, _| {
+                let node = victim(rng);
+                // Twice to 250 times, each order of magnitude about as likely as the other.
+                let base = [1, 5, 25][below(rng, 3) as usize];
+                let slow = Fault::SlowDisk(node, base * (2 + below(rng, 9) as u32));
+                (slow, Some(Fault::SlowDisk(node, 1)))
+            });
+            class("fault/full disk", &self.full_disks, &mut |rng, _| {
+                let node = victim(rng);
+                (Fault::FillDisk(node), Some(Fault::FreeDisk(node)))
+            });
         }
         class("fault/jump", &self.jumps, &mut |rng, churn| {
             let node = NodeIndex(below(rng, u64::from(nodes.max(1))) as u32);
             let micros = signed(rng, micros(churn.lasts));
             (Fault::Jump(node, micros), None)
         });
+        if let Some(churn) = &self.blackouts {
+            let mut rng = streams.stream("fault/blackout");
+            let victims: Vec<_> = (self.spared..nodes).map(NodeIndex).collect();
+            black_out(&mut rng, churn, &victims, nodes, until, &mut events);
+        }
         let mut clocks = streams.stream("fault/clock");
         for node in (0..nodes).map(NodeIndex) {
             let drift = signed(&mut clocks, i64::from(self.drift_ppm_max.min(1 << 20)));
@@ -260,6 +309,39 @@ fn come_and_go(
     }
 }
 
+/// The nodes of a blackout crash within so long.
+const BLACKOUT_WITHIN: Duration = Duration::from_millis(300);
+
+/// Crashes of so many of the victims that the rest of the nodes are no majority; each is down for a time of its own.
+fn black_out(
+    rng: &mut ChaCha8Rng,
+    churn: &Churn,
+    victims: &[NodeIndex],
+    nodes: u32,
+    until: SimTime,
+    events: &mut Vec<FaultEvent>,
+) {
+    let mut now = SimTime::ZERO + between(rng, churn.every / 2, churn.every / 2 * 3);
+    while now < until && events.len() < EVENTS_MAX {
+        let mut left = victims.to_vec();
+        let most = below(rng, u64::from(nodes / 2 + 1)) as usize;
+        let count = (nodes.div_ceil(2) as usize + most).min(left.len());
+        let mut last = now;
+        for _ in 0..count {
+            let node = left.swap_remove(below(rng, left.len() as u64) as usize);
+            let down = now + between(rng, Duration::ZERO, BLACKOUT_WITHIN);
+            let up = down + between(rng, Duration::ZERO, churn.lasts * 2);
+            last = last.max(up);
+            for (at, fault) in [(down, Fault::Crash(node)), (up, Fault::Restart(node))] {
+                let at = at.min(until);
+                events.push(FaultEvent { at, fault });
+            }
+        }
+        let pause = between(rng, churn.every / 2, churn.every / 2 * 3);
+        now = last + pause.max(Duration::from_nanos(1));
+    }
+}
+
 /// Two parts of the nodes, neither empty.
 fn split(rng: &mut ChaCha8Rng, nodes: u32) -> (Vec<NodeIndex>, Vec<NodeIndex>) {
     let left_len = 1 + below(rng, u64::from(nodes) - 1) as usize;
@@ -322,13 +404,19 @@ mod tests {
     #[test]
     fn all_is_well_again_when_the_schedule_ends() {
         for seed in 0..100 {
-            let plan = FaultPlan {
+            let mut plan = FaultPlan {
                 spared: 1,
+                blackouts: (seed % 2 == 0).then_some(Churn {
+                    every: Duration::from_secs(5),
+                    lasts: Duration::from_secs(5),
+                }),
                 ..swarm(seed)
             };
+            plan.add_disk_faults(&mut Streams::new(seed).stream("disks"));
             let schedule = plan.schedule(&Streams::new(seed), 7, MINUTE);
             assert!(schedule.events.is_sorted_by_key(|event| event.at));
             let (mut down, mut paused, mut offset, mut drift) = (0i32, 0i32, 0i64, 0i32);
+            let (mut full, mut slow) = (0i32, BTreeSet::new());
             for event in &schedule.events {
                 assert!(event.at <= MINUTE);
                 match &event.fault {
@@ -341,10 +429,46 @@ mod tests {
                     Fault::Resume(_) => paused -= 1,
                     Fault::Jump(_, micros) => offset += micros,
                     Fault::Drift(NodeIndex(3), ppm) => drift = *ppm,
+                    Fault::FillDisk(_) => full += 1,
+                    Fault::FreeDisk(_) => full -= 1,
+                    Fault::SlowDisk(node, 1) => drop(slow.remove(node)),
+                    Fault::SlowDisk(node, _) => drop(slow.insert(*node)),
                     _ => {}
                 }
             }
             assert_eq!((down, paused, offset, drift), (0, 0, 0, 0));
+            assert_eq!((full, slow.len()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_blackout_leaves_no_majority() {
+        let plan = FaultPlan {
+            blackouts: Some(Churn {
+                every: Duration::from_secs(5),
+                lasts: Duration::from_secs(5),
+            }),
+            ..FaultPlan::default()
+        };
+        for nodes in 1..8 {
+            let events = plan
+                .schedule(&Streams::new(9), nodes, MINUTE)
+                .events
+                .into_iter();
+            let (mut down, mut down_max) = (BTreeSet::new(), 0);
+            for event in events {
+                match event.fault {
+                    Fault::Crash(node) => down.insert(node),
+                    Fault::Restart(node) => down.remove(&node),
+                    _ => false,
+                };
+                down_max = down_max.max(down.len());
+            }
+            assert!(down.is_empty());
+            assert!(
+                down_max * 2 >= nodes as usize,
+                "{down_max} of {nodes} were down"
+            );
         }
     }
 

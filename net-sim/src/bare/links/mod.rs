@@ -265,6 +265,7 @@ impl<P> Links<P> {
             | Fault::Drift(..)
             | Fault::Jump(..)
             | Fault::FailSync(_)
+            | Fault::FailWrite(_)
             | Fault::SlowDisk(..)
             | Fault::FillDisk(_)
             | Fault::FreeDisk(_) => {}

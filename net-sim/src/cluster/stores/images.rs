@@ -105,15 +105,18 @@ impl Kept {
         }
     }
 
-    /// The power goes off when all up to this place had been asked for. `draw` gives a number below another.
-    pub(super) fn crash(&mut self, at: Place, draw: impl Fn(u64) -> u64) {
+    /// The power goes off when all up to this place had been asked for. `draw` gives a number below another. Gives how
+    /// many writes were lost.
+    pub(super) fn crash(&mut self, at: Place, draw: impl Fn(u64) -> u64) -> u64 {
         self.end_syncs(at);
         let asked = self.changes.partition_point(|(place, ..)| *place <= at);
         if asked > 0 {
             self.make_durable(draw(asked as u64 + 1) as usize);
         }
+        let lost = self.changes.len() as u64;
         self.changes.clear();
         self.syncs.clear();
+        lost
     }
 
     /// A sync has failed: the first few changes are durable, the others never will be.

@@ -1,7 +1,7 @@
 //! What hosts keep across their lives: a disk each, and the stores of nodes on it.
 //!
-//! Where the nodes' transport is the real one, so is the store, on files of the disk. Elsewhere stores are
-//! [images](images) of what was written.
+//! Where the nodes' transport is the real one, or it was asked for, the store is the real one, on files of the
+//! disk. Elsewhere stores are [images](images) of what was written.
 
 mod images;
 #[cfg(test)]
@@ -22,6 +22,8 @@ use crate::disk::{Place, SimDisk};
 pub(super) struct HostDisk {
     disk: SimDisk,
     stores: BTreeMap<String, Shared>,
+    /// Writes of stores that crashes have lost.
+    lost: u64,
 }
 
 impl HostDisk {
@@ -29,6 +31,7 @@ impl HostDisk {
         Self {
             disk,
             stores: BTreeMap::new(),
+            lost: 0,
         }
     }
 
@@ -45,11 +48,17 @@ impl HostDisk {
     }
 
     /// The host crashes with its power.
-    pub(super) fn crash(&self) {
+    pub(super) fn crash(&mut self) {
         let at = self.disk.crash_somewhere();
         for store in self.stores.values() {
-            images::lock(store).crash(at, |bound| self.disk.draw_below(bound));
+            let draw = |bound| self.disk.draw_below(bound);
+            self.lost += images::lock(store).crash(at, draw);
         }
+    }
+
+    /// How many writes crashes have lost, over all lives.
+    pub(super) fn lost_writes(&self) -> u64 {
+        self.lost + self.disk.lost_changes()
     }
 
     /// What is kept of the store of `directory`; an empty one where there is none.
@@ -75,7 +84,7 @@ pub(super) fn open(
     };
     let fresh = || SecretKey::from_bytes(run.lock().draw_seed(life, "secret key"));
     #[cfg(feature = "full")]
-    if run.lock().over_quic {
+    if run.lock().real_stores {
         let store = smalti::storage::RedbStorage::open(mount, given.as_ref(), fresh)?;
         return Ok(store.into());
     }
