@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use smalti_core::discovery::PeerAddr;
-use smalti_core::groups::{CommandError, GroupEvent, Serialized, Superseded};
+use smalti_core::groups::{CommandError, Passage, Serialized, Superseded};
 use smalti_core::{Network, Weak};
 use smalti_sim::{AppResult, Simulation};
 use tokio::time::sleep;
@@ -16,7 +16,8 @@ use crate::journal::{Line, Notes, join};
 /// What a host was told of the life of the group that it had belonged to: its state, and how it stands.
 type Told = Rc<RefCell<Vec<(&'static str, Vec<Line>, Superseded)>>>;
 
-/// Writes a line now and then, `lines` in all, and notes what is acknowledged, what it has, and what it is told.
+/// Writes a line now and then, `lines` in all, and notes what is acknowledged, what it has, and what it has gone through. It
+/// listens to no events: what it looks for waits for it.
 async fn live(
     network: Network,
     name: &'static str,
@@ -25,7 +26,7 @@ async fn live(
     told: Told,
 ) -> AppResult {
     let group = join(&network).await?;
-    let mut events = group.events();
+    let mut passed = group.when().passed();
     let mut written = 0;
     loop {
         if group.status().is_online {
@@ -47,8 +48,13 @@ async fn live(
             }
         }
         notes.keep(name, group.query((), Weak).await?.result);
-        while let Some(Ok(Some(event))) = futures_util::FutureExt::now_or_never(events.recv()) {
-            if let GroupEvent::Superseded(superseded) = event {
+        let has_passed = passed.is_condition_met();
+        let passages = group.take_passages();
+        assert_eq!(has_passed, !passages.is_empty());
+        for (number, passage) in passages {
+            assert_eq!(number, group.status().passages);
+            passed = group.when().passed();
+            if let Passage::Superseded(superseded) = passage {
                 let Serialized(state) = superseded.state::<Serialized<Vec<Line>>>()?;
                 told.borrow_mut().push((name, state, (*superseded).clone()));
             }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use smalti_core::groups::{CommandError, ConsensusConfig, GroupEvent, Storage};
+use smalti_core::groups::{CommandError, ConsensusConfig, GroupEvent, Incarnation, Storage};
 use smalti_core::{Network, Weak};
 use smalti_sim::{AppResult, Simulation};
 use tokio::time::sleep;
@@ -176,4 +176,76 @@ fn a_durable_group_stands_still_until_an_operator_has_it_go_on() {
     });
     simulation.run().expect("the group goes on");
     assert_eq!(*board.stalled.borrow(), ["c"]);
+}
+
+/// What a host was told of reforms, and what it belonged to when it had joined, each time.
+#[derive(Clone, Default)]
+struct Belongings {
+    told: Rc<RefCell<Vec<Incarnation>>>,
+    found: Rc<RefCell<Vec<Option<Incarnation>>>>,
+    stalled: Rc<RefCell<bool>>,
+    ordered: Rc<RefCell<bool>>,
+}
+
+async fn belong(network: Network, belongings: Belongings) -> AppResult {
+    let group = join_with(&network, Storage::Durable, ConsensusConfig::default()).await?;
+    let mut events = group.events();
+    sleep(Duration::from_millis(5)).await;
+    let found = group.status().incarnation;
+    belongings.found.borrow_mut().push(found);
+    loop {
+        if std::mem::take(&mut *belongings.ordered.borrow_mut()) {
+            group.reform();
+        }
+        match tokio::time::timeout(Duration::from_millis(5), events.recv()).await {
+            Ok(Ok(Some(GroupEvent::Reformed(reformed)))) => {
+                belongings.told.borrow_mut().push(reformed.incarnation);
+            }
+            Ok(Ok(Some(GroupEvent::Stalled { .. }))) => *belongings.stalled.borrow_mut() = true,
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_host_is_told_of_a_reform_once_no_crash_takes_it_back() {
+    let belongings = Belongings::default();
+    let mut simulation = Simulation::new(43).duration(Duration::from_secs(180));
+    for name in ["a", "b", "c"] {
+        // The others are not looked at.
+        let belongings = if name == "c" {
+            belongings.clone()
+        } else {
+            Belongings::default()
+        };
+        simulation = simulation.service_with(
+            name,
+            |builder| builder.with_data_dir("data"),
+            move |network| belong(network, belongings.clone()),
+        );
+    }
+    let seen = belongings.clone();
+    let simulation = simulation.script(move |control| {
+        let belongings = seen.clone();
+        async move {
+            control.sleep(Duration::from_secs(10)).await;
+            control.crash(["a", "b"]);
+            control.wait_until(|| *belongings.stalled.borrow()).await;
+            // A sync takes seconds.
+            control.slow_disk("c", 2_000);
+            *belongings.ordered.borrow_mut() = true;
+            control
+                .wait_until(|| !belongings.told.borrow().is_empty())
+                .await;
+            control.crash("c");
+            control.slow_disk("c", 1);
+            control.restart("c");
+            control
+                .wait_until(|| belongings.found.borrow().len() == 2)
+                .await;
+        }
+    });
+    simulation.run().expect("the group goes on");
+    let (told, found) = (belongings.told.borrow(), belongings.found.borrow());
+    assert_eq!(found[1], Some(told[0]), "before: {:?}", found[0]);
 }

@@ -9,6 +9,7 @@ use super::error::JoinError;
 use super::handle::{BUDGET, Group, Inner};
 use super::inbox::{Event, Mailbox, MessageBytes};
 use super::machine::{Adapter, NoOp, Snapshot, StateMachine};
+use super::passages::Passages;
 use super::registry::Groups;
 use super::view::GroupStatus;
 use super::worker::{Parts, Worker};
@@ -170,6 +171,7 @@ impl<M: StateMachine> GroupBuilder<M> {
 
         let status = Arc::new(Watched::new(GroupStatus::new()));
         let (notices, _) = broadcast::channel(BACKLOG);
+        let passages = Arc::new(Passages::default());
         let budget = Arc::new(Semaphore::new(BUDGET));
         let (announced, to_announce) = watch::channel(incarnation);
         let (first, was_announced) = oneshot::channel();
@@ -189,6 +191,7 @@ impl<M: StateMachine> GroupBuilder<M> {
             store,
             status: status.clone(),
             notices: notices.clone(),
+            passages: passages.clone(),
             budget: budget.clone(),
             announced,
             closing: closing.clone(),
@@ -210,6 +213,7 @@ impl<M: StateMachine> GroupBuilder<M> {
             status,
             budget,
             notices,
+            passages,
             switchboard,
             closing,
             ended,

@@ -18,6 +18,7 @@ use super::calls::{Ended, Outcomes};
 use super::error::{CommandError, QueryError, Stopped};
 use super::inbox::Event;
 use super::machine::{Answer, NoOp, Snapshot, StateMachine};
+use super::passages::{Passage, Passages};
 use super::switchboard::Switchboard;
 use super::view::{GroupStatus, When};
 use crate::id::{GroupId, PeerId};
@@ -100,6 +101,9 @@ impl<R> Deref for Queried<R> {
 }
 
 /// What happens to a group on this node.
+///
+/// Where the group is durable, what says that the node belongs to another life of the group comes when that is on disk: a
+/// crash does not take it back. The [status](Group::status) is a little ahead then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GroupEvent {
@@ -120,7 +124,8 @@ pub enum GroupEvent {
     /// A snapshot has moved the state to here, without applying what lies between.
     Restored(Index),
     /// Two foundings of the group have met, and the life that the node belonged to was given up for the other, to
-    /// which it belongs now. Its state has begun anew; calls that were open have failed.
+    /// which it belongs now. Its state has begun anew; calls that were open have failed. Also kept for
+    /// [`Group::take_passages`].
     Superseded(Arc<Superseded>),
     /// The group stands still: so many voters are silent that nobody can be elected, and it is not proved that they
     /// are gone for good. It goes on when they come back, or when an operator calls [`Group::reform`].
@@ -132,7 +137,7 @@ pub enum GroupEvent {
     },
     /// Too many voters were gone for good. The group goes on in another life, from what was left of the one before: what
     /// was acknowledged there may be lost. Calls that had been sent fail as
-    /// [`Unknown`](super::CommandError::Unknown).
+    /// [`Unknown`](super::CommandError::Unknown). Also kept for [`Group::take_passages`].
     Reformed(Arc<Reformed>),
     /// The group does nothing any more on this node.
     Stopped(Stopped),
@@ -228,6 +233,7 @@ pub(super) struct Inner<M: StateMachine> {
     pub(super) status: Arc<Watched<GroupStatus>>,
     pub(super) budget: Arc<Semaphore>,
     pub(super) notices: broadcast::Sender<GroupEvent>,
+    pub(super) passages: Arc<Passages>,
     pub(super) switchboard: Switchboard,
     pub(super) closing: CancellationToken,
     pub(super) ended: watch::Receiver<bool>,
@@ -311,10 +317,23 @@ impl<M: StateMachine> Group<M> {
         &self.0.status
     }
 
-    /// What happens from now on.
+    /// What happens from now on. What was before is in the [status](Self::status), and what the node has gone through
+    /// in [`take_passages`](Self::take_passages).
     #[must_use]
     pub fn events(&self) -> Events<GroupEvent> {
         Events::new(&self.0.notices)
+    }
+
+    /// How this node has come from one life of the group to another since it joined, with the states that it has given
+    /// up: all that was not taken yet, the oldest first, each with its number. They are numbered from 1, and the
+    /// [status](GroupStatus::passages) has the number of the latest.
+    ///
+    /// Unlike [events](Self::events) they wait for whoever looks for them; [`When::passed`] tells that there are some.
+    /// The latest four are kept: where more have come meanwhile their numbers show a gap. All handles take from the same. Nothing is
+    /// kept across a restart of the node.
+    #[must_use = "what was taken is not kept any more"]
+    pub fn take_passages(&self) -> Vec<(u64, Passage)> {
+        self.0.passages.take()
     }
 
     /// The bonds with the other members, at this moment.

@@ -7,6 +7,7 @@
 //! | `handle` | what applications do with one: commands, queries, leaving |
 //! | `view` | where the node stands in one, and conditions on that |
 //! | `machine` | applications' state machines, and how consensus runs them |
+//! | `passages` | from one life of a group to another, for whoever looks for it |
 //! | `worker`, `inbox`, `calls` | the task that runs one group's consensus |
 //! | `level` | whether the node has what its leader had when it was first heard |
 //! | `switchboard`, `links`, `peers` | bonds with the members of all groups |
@@ -19,6 +20,7 @@ mod inbox;
 mod level;
 mod links;
 mod machine;
+mod passages;
 mod peers;
 mod registry;
 mod switchboard;
@@ -34,6 +36,7 @@ pub use handle::{
 };
 pub(crate) use links::Groups as BondLinks;
 pub use machine::{NoOp, Serialized, Snapshot, StateMachine};
+pub use passages::Passage;
 pub use registry::Groups;
 pub(crate) use registry::{Foundation, start};
 pub use view::{Committed, Condition, GroupStatus, When};

@@ -36,6 +36,9 @@ pub struct GroupStatus {
     /// The node knows the leader, has all that the leader knew to be committed when it was first heard, and the group has not
     /// met another founding of itself: commands and queries are answered.
     pub is_online: bool,
+    /// How often the node has come from one life of the group to another since it joined: the number of the latest of its
+    /// [passages](super::Group::take_passages).
+    pub passages: u64,
     /// Who is waited for, where the group [stands still](super::GroupEvent::Stalled).
     pub stalled: Option<Arc<[PeerId]>>,
     /// Why the group does nothing any more on this node.
@@ -55,6 +58,7 @@ impl GroupStatus {
             applied: Index::ZERO,
             commands: 0,
             is_online: false,
+            passages: 0,
             stalled: None,
             stopped: None,
         }
@@ -82,6 +86,7 @@ impl GroupStatus {
             applied: status.applied,
             commands: status.commands,
             is_online: leader.is_some() && is_level && is_open,
+            passages: self.passages,
             stalled: (status.stalled)
                 .map(|stalled| stalled.missing.iter().map(|it| it.peer).collect()),
             stopped: None,
@@ -176,6 +181,13 @@ impl When {
         self.online().unmet()
     }
 
+    /// The node has come to another life of the group, once more than until now:
+    /// [`take_passages`](super::Group::take_passages) says how.
+    pub fn passed(&self) -> Condition {
+        let now = self.0.get().passages;
+        self.condition(Kind::Passed(now))
+    }
+
     /// All up to `version` is applied on this node. Never true where the node belongs to another life of the group for good.
     pub fn reaches(&self, version: impl Into<Version>) -> Condition {
         self.condition(Kind::Reached(version.into()))
@@ -204,6 +216,8 @@ enum Kind {
     Online,
     Applied(Index),
     Reached(Version),
+    /// Oftener than so.
+    Passed(u64),
 }
 
 impl Kind {
@@ -216,6 +230,7 @@ impl Kind {
             Self::Follows => status.leader.is_some() && !status.is_leader(),
             Self::Online => status.is_online,
             Self::Applied(index) => status.applied >= index,
+            Self::Passed(times) => status.passages > times,
             Self::Reached(version) => status.version().is_some_and(|now| {
                 now.incarnation == version.incarnation && now.index >= version.index
             }),
@@ -325,13 +340,16 @@ mod tests {
         let none = status(Role::Follower, None, 3);
         let leads = status(Role::Leader, Some(peer(1)), 3);
         let follows = status(Role::Follower, Some(peer(2)), 4);
-        let stopped = leads.after_stop(Stopped::Left);
+        let stopped = GroupStatus {
+            passages: 1,
+            ..leads.after_stop(Stopped::Left)
+        };
         type Make = fn(&When) -> Condition;
         let reaches: [Make; 2] = [
             |when| when.reaches(version(1)),
             |when| when.reaches(version(2)),
         ];
-        let table: [(&str, Make, [bool; 4]); 11] = [
+        let table: [(&str, Make, [bool; 4]); 12] = [
             ("reaches version", reaches[0], [false, false, true, false]),
             ("another life", reaches[1], [false; 4]),
             ("elected", When::leader_elected, [false, true, true, false]),
@@ -355,6 +373,7 @@ mod tests {
                 [true, false, false, true],
             ),
             ("changed", When::leader_changed, [false, true, true, false]),
+            ("passed", When::passed, [false, false, false, true]),
         ];
         for (name, make, expected) in table {
             let watched = Arc::new(Watched::new(none.clone()));

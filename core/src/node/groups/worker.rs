@@ -1,6 +1,6 @@
 //! Runs a group's machine on a node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -13,6 +13,7 @@ use super::handle::{Consistency, GroupEvent, Queried};
 use super::inbox::{Event, MessageBytes, Surroundings};
 use super::level::{Heard, Level};
 use super::machine::{Adapter, StateMachine};
+use super::passages::{Passage, Passages};
 use super::switchboard::{Outgoing, Switchboard};
 use super::view::GroupStatus;
 use crate::id::{GroupId, PeerId};
@@ -21,7 +22,7 @@ use crate::node::tasks::Tasks;
 use crate::node::watched::Watched;
 use crate::protocol::Machine;
 use crate::protocol::raft::{
-    self, Commands, Envelope, Input, Message, Output, Raft, ReadId, Role, Version,
+    self, Commands, Envelope, Input, Message, Output, Raft, ReadId, Role, Version, WriteId,
 };
 use crate::time::{Duration, Instant};
 use crate::wire;
@@ -55,6 +56,7 @@ pub(super) struct Parts<M: StateMachine> {
     pub(super) store: Option<GroupStore>,
     pub(super) status: Arc<Watched<GroupStatus>>,
     pub(super) notices: broadcast::Sender<GroupEvent>,
+    pub(super) passages: Arc<Passages>,
     pub(super) budget: Arc<Semaphore>,
     /// The life of the group that is announced.
     pub(super) announced: watch::Sender<Option<raft::Incarnation>>,
@@ -90,6 +92,13 @@ pub(super) struct Worker<M: StateMachine> {
     busy_at: Instant,
     level: Level,
     shown: GroupStatus,
+    /// The last write that was handed to the store, and the last that is durable.
+    written: WriteId,
+    durable: WriteId,
+    /// What the machine has told, each with the write that it waits for. What says that this node belongs to another life
+    /// of the group is told once a crash does not take it back, and what came after that not before it. Few wait: one
+    /// write is all that a life waits for, and what else is told meanwhile comes no faster than elections.
+    held: VecDeque<(WriteId, GroupEvent)>,
     stopped: Option<Stopped>,
 }
 
@@ -108,6 +117,9 @@ impl<M: StateMachine> Worker<M> {
             busy_at: Instant::ZERO,
             level: Level::default(),
             shown: GroupStatus::new(),
+            written: WriteId::default(),
+            durable: WriteId::default(),
+            held: VecDeque::new(),
             stopped: None,
             parts,
         }
@@ -218,7 +230,10 @@ impl<M: StateMachine> Worker<M> {
                 self.notice(GroupEvent::Refused(peer, why));
                 return;
             }
-            Event::Stored(Ok(write)) => Input::Persisted(write),
+            Event::Stored(Ok(write)) => {
+                self.durable = write;
+                Input::Persisted(write)
+            }
             Event::Stored(Err(error)) => Input::PersistFailed(error),
             Event::Surroundings(surroundings) => {
                 self.surroundings = surroundings;
@@ -330,6 +345,7 @@ impl<M: StateMachine> Worker<M> {
 
     /// Carries out what the machine wants, and shows where it stands.
     fn end_turn(&mut self) {
+        let told_before = self.held.len();
         while let Some(output) = self.parts.machine.poll_output() {
             // What a torn state has led to must not get out: neither onto the disk nor to another member.
             let state = self.parts.machine.state();
@@ -347,6 +363,12 @@ impl<M: StateMachine> Worker<M> {
             self.outgoing.clear();
             return;
         }
+        // All that the machine has done in a turn is in the writes of that turn.
+        for (waits_for, event) in self.held.iter_mut().skip(told_before) {
+            if is_of_life(event) {
+                *waits_for = self.written;
+            }
+        }
         if !self.outgoing.is_empty() {
             self.parts
                 .switchboard
@@ -363,13 +385,17 @@ impl<M: StateMachine> Worker<M> {
             self.shown.clone_from(&status);
             self.parts.status.set(status);
         }
+        self.tell_what_is_durable();
     }
 
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Send(peer, envelope) => self.send(peer, &envelope),
             Output::Persist(id, write) => match &self.parts.store {
-                Some(store) => store.write(id, write),
+                Some(store) => {
+                    self.written = id;
+                    store.write(id, write);
+                }
                 // A volatile member writes nothing, and a durable one is not started without a store.
                 None => debug_assert!(false, "a member without a store has written {write:?}"),
             },
@@ -416,7 +442,7 @@ impl<M: StateMachine> Worker<M> {
         });
     }
 
-    fn event(&self, event: raft::Event) {
+    fn event(&mut self, event: raft::Event) {
         let notice = match event {
             raft::Event::Joined(incarnation) => GroupEvent::Joined(incarnation),
             raft::Event::LeftFounding(incarnation) => GroupEvent::LeftFounding(incarnation),
@@ -458,7 +484,31 @@ impl<M: StateMachine> Worker<M> {
             // The status shows it.
             raft::Event::Committed(_) => return,
         };
-        self.notice(notice);
+        self.held.push_back((WriteId::default(), notice));
+    }
+
+    fn tell_what_is_durable(&mut self) {
+        while let Some((waits_for, _)) = self.held.front()
+            && *waits_for <= self.durable
+            && let Some((_, event)) = self.held.pop_front()
+        {
+            self.tell(event);
+        }
+    }
+
+    fn tell(&mut self, event: GroupEvent) {
+        let passage = match &event {
+            GroupEvent::Superseded(superseded) => Some(Passage::Superseded(superseded.clone())),
+            GroupEvent::Reformed(reformed) => Some(Passage::Reformed(reformed.clone())),
+            _ => None,
+        };
+        if let Some(passage) = passage {
+            let mut shown = self.shown.clone();
+            shown.passages = self.parts.passages.add(passage);
+            self.shown.clone_from(&shown);
+            self.parts.status.set(shown);
+        }
+        self.notice(event);
     }
 
     fn notice(&self, notice: GroupEvent) {
@@ -498,6 +548,12 @@ impl<M: StateMachine> Worker<M> {
                 tracing::error!(group = %self.parts.group.short(), %why, "a group has stopped on this node");
             }
         }
+        if !matches!(why, Stopped::Storage(_)) {
+            // The store carries out what it was handed before it is closed.
+            for (_, event) in std::mem::take(&mut self.held) {
+                self.tell(event);
+            }
+        }
         self.parts.switchboard.leave(self.parts.group);
         self.parts.budget.close();
         self.parts.events.close();
@@ -532,6 +588,17 @@ impl<M: StateMachine> Worker<M> {
 fn failed<M: StateMachine>(state: &Adapter<M>) -> Stopped {
     let why = state.failed().cloned();
     why.unwrap_or(Stopped::ShutDown)
+}
+
+/// Whether an event says that this node belongs to another life of the group.
+const fn is_of_life(event: &GroupEvent) -> bool {
+    matches!(
+        event,
+        GroupEvent::Joined(_)
+            | GroupEvent::LeftFounding(_)
+            | GroupEvent::Superseded(_)
+            | GroupEvent::Reformed(_)
+    )
 }
 
 /// Whether a message says no more than that its sender is there.
