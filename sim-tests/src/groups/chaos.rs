@@ -1,15 +1,21 @@
 //! `groups-chaos`: a group of nodes under faults of network, clocks, processes and disks; what it acknowledges stays,
 //! what it shows is linearizable, and it goes on once it can.
+//!
+//! Hosts crash, majorities at once too: those of a durable group come back with what was durable, those of one in memory
+//! as other members, so that what is left of it has to be reformed. Disks lose and tear what was not synced, fail, fill up
+//! and are slow; the group stops on such a host, and goes on when the host is started again.
 
 use std::time::Duration;
 
 use smalti_core::NetworkBuilder;
 use smalti_core::groups::{ConsensusConfig, FoundingRule, Storage};
-use smalti_sim::faults::FaultPlan;
+use smalti_sim::faults::{Churn, FaultPlan};
 use smalti_sim::rng::{Streams, below, between, chance};
 use smalti_sim::{Control, Simulation};
 
 use super::clients::{Clients, Setting};
+use super::rare;
+use super::supervisor::Supervisor;
 use crate::cluster::{Findings, draw_faults, name, observe};
 use crate::{Nodes, Options, Outcome, Scenario};
 
@@ -22,18 +28,16 @@ const HOSTS: Nodes = Nodes {
     max: 7,
 };
 
-const UNKNOWN: &str = "nobody knows what became of a command";
-const DURABLE: &str = "the group was durable";
-const VOLATILE: &str = "the group was in memory";
-const SUPERSEDED: &str = "two foundings met, and one was given up";
-
 /// How long things go wrong.
 const TROUBLE: Duration = Duration::from_secs(40);
 /// How long links that are dead may be thought alive, and peers be waited for before they are dialled again.
 const CALMS_DOWN: Duration = Duration::from_secs(20);
-/// How long each host may take afterwards to get a change and a read through: ten election timeouts and the time
-/// in which who was away is found again.
+/// How long each host may take afterwards to get a change and a read through, and all to show the same: ten election
+/// timeouts and the time in which who was away is found again.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
+/// How much longer where the group has had several lives, which have to meet: they wait twice as long each time that an
+/// offer comes to nothing.
+const MEETS_WITHIN: Duration = Duration::from_secs(150);
 
 impl Scenario for Chaos {
     fn name(&self) -> &'static str {
@@ -49,72 +53,67 @@ impl Scenario for Chaos {
     }
 
     fn rare_states(&self) -> &'static [&'static str] {
-        &[UNKNOWN, DURABLE, VOLATILE, SUPERSEDED]
+        rare::ALL
+    }
+
+    fn excuses(&self) -> &'static [(&'static str, u32)] {
+        rare::EXCUSES
     }
 
     fn run(&self, seed: u64, options: &Options) -> Outcome {
         let streams = Streams::new(seed);
-        let mut rng = streams.stream("group");
         let most = options.nodes(HOSTS);
         let hosts = if options.nodes.is_some() {
             most
         } else {
-            3 + below(&mut rng, 3) as u32
+            3 + below(&mut streams.stream("hosts"), 3) as u32
         };
-        let storage = if chance(&mut rng, 650_000) {
-            Storage::Durable
-        } else {
-            Storage::InMemory
-        };
-        let plan = plan_for(storage, hosts, &streams);
-        let setting = Setting {
-            config: ConsensusConfig {
-                founding: if chance(&mut rng, 500_000) {
-                    FoundingRule::Any
-                } else {
-                    FoundingRule::Expect(hosts / 2 + 1)
-                },
-                snapshot_interval: [8, 64, 16_384][below(&mut rng, 3) as usize],
-                log_window: [4, 64, 16_384][below(&mut rng, 3) as usize],
-                ..ConsensusConfig::default()
-            },
-            storage,
-            pace: between(
-                &mut rng,
-                Duration::from_millis(10),
-                Duration::from_millis(500),
-            ),
-            command_timeout: between(&mut rng, Duration::from_secs(1), Duration::from_secs(10)),
-        };
+        let setting = draw_setting(&streams, hosts);
+        let plan = draw_plan(&streams, setting.storage);
+        let has_real_stores =
+            setting.storage == Storage::Durable && chance(&mut streams.stream("stores"), 250_000);
         let drawn = vec![
-            format!("{hosts} hosts"),
+            format!("{hosts} hosts, real stores {has_real_stores}"),
             format!("{plan:?}"),
             format!("{setting:?}"),
         ];
-        let (clients, findings) = (Clients::new(seed, setting), Findings::default());
-        findings.reach(match storage {
-            Storage::Durable => DURABLE,
-            Storage::InMemory => VOLATILE,
+        let findings = Findings::default();
+        findings.reach(match setting.storage {
+            Storage::Durable if has_real_stores => rare::REAL_STORES,
+            Storage::Durable => rare::DURABLE,
+            Storage::InMemory => rare::VOLATILE,
         });
+        let storage = setting.storage;
+        let clients = Clients::new(seed, setting, findings.clone());
         let mut simulation = Simulation::new(seed)
             .faults(plan)
             .faults_until(TROUBLE)
-            .duration(TROUBLE + CALMS_DOWN + SETTLES_WITHIN * 2);
+            .duration(TROUBLE + CALMS_DOWN + SETTLES_WITHIN * 2 + MEETS_WITHIN + CALMS_DOWN);
+        if has_real_stores {
+            simulation = simulation.with_real_stores();
+        }
         for host in 0..hosts as usize {
             let clients = clients.clone();
             let configure = move |builder: NetworkBuilder| match storage {
                 Storage::Durable => builder.with_data_dir("data"),
                 Storage::InMemory => builder,
             };
-            simulation = simulation.service_with(&name(host), configure, move |network| {
+            simulation = simulation.service_that_starts(&name(host), configure, move |network| {
                 clients.clone().live(host, network)
             });
         }
         let (noted, working) = (findings.clone(), clients.clone());
         let simulation = simulation.script(move |control| {
-            let (clients, findings) = (working.clone(), noted.clone());
+            let script = Script {
+                hosts: hosts as usize,
+                supervisor: Supervisor::new(hosts as usize, seed),
+                control,
+                clients: working.clone(),
+                findings: noted.clone(),
+            };
+            let findings = noted.clone();
             async move {
-                let result = script(hosts as usize, &control, &clients, &findings).await;
+                let result = script.run().await;
                 findings.conclude(result);
             }
         });
@@ -124,63 +123,141 @@ impl Scenario for Chaos {
     }
 }
 
-/// Faults that leave a majority of the group's instances alive: a host without a disk that crashes is another member
-/// when it comes back, and when too many have gone nobody is left who could decide. So hosts without disks crash in
-/// the scenario `raft-chaos` alone, which knows when that has happened.
-fn plan_for(storage: Storage, hosts: u32, streams: &Streams) -> FaultPlan {
+fn draw_setting(streams: &Streams, hosts: u32) -> Setting {
+    let rng = &mut streams.stream("group");
+    let mut config = ConsensusConfig {
+        founding: if chance(rng, 500_000) {
+            FoundingRule::Any
+        } else {
+            FoundingRule::Expect(hosts / 2 + 1)
+        },
+        snapshot_interval: [8, 64, 16_384][below(rng, 3) as usize],
+        log_window: [4, 64, 16_384][below(rng, 3) as usize],
+        ..ConsensusConfig::default()
+    };
+    if chance(rng, 500_000) {
+        // The same proportions, twice as fast: more happens within a run.
+        config.heartbeat_interval /= 2;
+        config.heartbeat_jitter /= 2;
+        config.election_timeout /= 2;
+        config.election_timeout_jitter /= 2;
+        config.bootstrap_delay /= 2;
+        config.forward_timeout /= 2;
+        config.query_timeout /= 2;
+    }
+    if chance(rng, 200_000) {
+        let unit = config.election_timeout;
+        config.reform_after = Some(between(rng, unit, unit * 10));
+    }
+    Setting {
+        config,
+        storage: if chance(rng, 550_000) {
+            Storage::Durable
+        } else {
+            Storage::InMemory
+        },
+        pace: between(rng, Duration::from_millis(10), Duration::from_millis(500)),
+        command_timeout: between(rng, Duration::from_secs(1), Duration::from_secs(10)),
+        operators: chance(rng, 300_000)
+            .then(|| between(rng, Duration::from_millis(1), Duration::from_secs(10))),
+    }
+}
+
+fn draw_plan(streams: &Streams, storage: Storage) -> FaultPlan {
     let mut plan = draw_faults(streams);
-    // Of whose clocks run fast and slow: both are within what discovery bears.
-    if storage == Storage::InMemory || hosts < 3 {
-        plan.crashes = None;
+    let rng = &mut streams.stream("blackouts");
+    if chance(rng, 400_000) {
+        plan.blackouts = Some(Churn {
+            every: between(rng, Duration::from_secs(4), Duration::from_secs(20)),
+            lasts: between(rng, Duration::from_millis(100), Duration::from_secs(12)),
+        });
+    }
+    if storage == Storage::Durable {
+        plan.add_disk_faults(&mut streams.stream("disks"));
     }
     plan
 }
 
-async fn script(
+struct Script {
     hosts: usize,
-    control: &Control,
-    clients: &Clients,
-    findings: &Findings,
-) -> Result<(), String> {
-    wait(control, clients, TROUBLE, || false).await;
-    control.repair_all();
-    wait(control, clients, CALMS_DOWN, || false).await;
-    clients.settle();
-    let is_settled = wait(control, clients, SETTLES_WITHIN, || {
-        clients.settled().len() == hosts
-    });
-    if !is_settled.await {
-        return Err(format!(
-            "{SETTLES_WITHIN:?} after all went well again only hosts {:?} of {hosts} got a change and a read through",
-            clients.settled()
-        ));
-    }
-    if clients.unknown() > 0 {
-        findings.reach(UNKNOWN);
-    }
-    if clients.superseded() > 0 {
-        findings.reach(SUPERSEDED);
-    }
-    findings.measure(clients.totals());
-    clients.judge()
+    supervisor: Supervisor,
+    control: Control,
+    clients: Clients,
+    findings: Findings,
 }
 
-/// Tells the clients the time until `holds` or `limit` has passed, and whether it does.
-async fn wait(
-    control: &Control,
-    clients: &Clients,
-    limit: Duration,
-    mut holds: impl FnMut() -> bool,
-) -> bool {
-    let until = control.elapsed() + limit;
-    let mut held = false;
-    control
-        .wait_until(|| {
-            let now = control.elapsed();
-            clients.tick(now);
-            held = holds();
-            held || now >= until
-        })
-        .await;
-    held
+impl Script {
+    async fn run(mut self) -> Result<(), String> {
+        self.wait(TROUBLE, |_| false).await?;
+        self.control.repair_all();
+        self.wait(CALMS_DOWN, |_| false).await?;
+        self.clients.settle();
+        let hosts = self.hosts;
+        let agree = |clients: &Clients| clients.differs(hosts).is_none();
+        let begun = self.control.elapsed();
+        let is_clear = |clients: &Clients| agree(clients) || clients.has_nothing_left(hosts);
+        self.wait(SETTLES_WITHIN, is_clear).await?;
+        if self.clients.has_nothing_left(hosts) {
+            self.findings.reach(rare::NOTHING_LEFT);
+            self.clients.order();
+            self.wait(SETTLES_WITHIN, agree).await?;
+        }
+        if self.clients.lives_of_group() > 1 {
+            self.wait(MEETS_WITHIN, agree).await?;
+        }
+        let took = self.control.elapsed() - begun;
+        if let Some(cause) = self.clients.differs(hosts) {
+            let states = self.clients.describe();
+            return Err(format!(
+                "{took:?} after all went well again {cause}; {states}"
+            ));
+        }
+        let counts = self.clients.judge()?;
+        let reached = [
+            (counts.unknown, rare::UNKNOWN),
+            (counts.lost, rare::LOST),
+            (counts.unjudged, rare::UNJUDGED),
+            (self.lost_writes(), rare::WRITES_LOST),
+        ];
+        for (_, state) in reached.into_iter().filter(|(count, _)| *count > 0) {
+            self.findings.reach(state);
+        }
+        self.findings.measure(format!(
+            "{}; {} acknowledged and lost; settled within {took:?}",
+            self.clients.totals(),
+            counts.lost
+        ));
+        Ok(())
+    }
+
+    fn lost_writes(&self) -> u64 {
+        let hosts = 0..self.hosts;
+        hosts
+            .map(|host| self.control.lost_writes(&name(host)))
+            .sum()
+    }
+
+    /// Tells the clients the time, and looks after the hosts, until something holds or `limit` has passed.
+    async fn wait(
+        &mut self,
+        limit: Duration,
+        holds: impl Fn(&Clients) -> bool,
+    ) -> Result<(), String> {
+        let until = self.control.elapsed() + limit;
+        let mut result = Ok(());
+        let (supervisor, control) = (&mut self.supervisor, &self.control);
+        let (clients, findings) = (&self.clients, &self.findings);
+        control
+            .wait_until(|| {
+                let now = control.elapsed();
+                clients.tick(now);
+                result = supervisor.look(control, clients, findings);
+                result.is_err() || clients.failure().is_some() || holds(clients) || now >= until
+            })
+            .await;
+        match clients.failure() {
+            Some(cause) => Err(cause),
+            None => result,
+        }
+    }
 }

@@ -3,6 +3,10 @@
 
 mod chaos;
 mod clients;
+mod lives;
+mod rare;
+mod record;
 mod registers;
+mod supervisor;
 
 pub use chaos::Chaos;

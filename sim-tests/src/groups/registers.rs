@@ -20,7 +20,7 @@ pub(super) enum Change {
 
 impl Change {
     /// The value that `value` becomes.
-    const fn of(self, value: u64) -> u64 {
+    pub(super) const fn of(self, value: u64) -> u64 {
         match self {
             Self::Put(new) => new,
             Self::Swap(expected, new) if expected == value => new,
@@ -39,11 +39,11 @@ pub(super) struct Command {
     pub(super) id: u64,
 }
 
-/// All registers, and how often each command was applied.
+/// All registers, and which commands have made them what they are, in order: the index of the log, and the command's id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Contents {
     pub(super) values: BTreeMap<u8, u64>,
-    pub(super) applied: BTreeMap<u64, u32>,
+    pub(super) applied: Vec<(u64, u64)>,
 }
 
 /// The state machine.
@@ -63,8 +63,8 @@ impl StateMachine for Registers {
         unique_id!("registers of groups-chaos")
     }
 
-    fn apply(&mut self, command: Command, _context: ApplyContext) -> u64 {
-        *self.0.applied.entry(command.id).or_default() += 1;
+    fn apply(&mut self, command: Command, context: ApplyContext) -> u64 {
+        self.0.applied.push((context.index.0, command.id));
         let value = self.0.values.entry(command.key).or_default();
         let before = *value;
         *value = command.change.of(before);
@@ -94,9 +94,9 @@ pub(super) enum Answer {
     All(Box<Contents>),
 }
 
-/// The registers as clients see them, for the checker.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Sequential;
+/// The registers as clients see them, for the checker: their values at first, where those are not 0.
+#[derive(Clone, Debug)]
+pub(super) struct Sequential(pub(super) BTreeMap<u8, u64>);
 
 /// An operation of a client on a register: a change, or a read.
 pub(super) type Access = (u8, Option<Change>);
@@ -112,8 +112,8 @@ impl Model for Sequential {
         *key
     }
 
-    fn initial(&self, _key: &u8) -> u64 {
-        0
+    fn initial(&self, key: &u8) -> u64 {
+        self.0.get(key).copied().unwrap_or_default()
     }
 
     fn step(&self, state: &u64, (_, change): &Access, output: Option<&u64>) -> Option<u64> {

@@ -1,0 +1,197 @@
+//! The lives of a group that a run has seen: where each came from, what was seen in it, and what its members took along.
+//!
+//! A life ends in one of two ways. It is given up for another that it has met: then its members begin anew, and each is
+//! given the state that it had. Or it is reformed: another goes on from what was left of it. What a member knew to be
+//! committed is part of that, or the member is given the state that it had. So whoever goes over knows what became of
+//! all that it has seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use smalti_core::groups::{Incarnation, Version};
+
+use super::registers::Contents;
+
+/// Commands by the index at which they were applied, in order.
+type Applied = [(u64, u64)];
+
+/// A host has gone over from one life to another.
+#[derive(Debug)]
+pub(super) struct Parting {
+    pub(super) host: usize,
+    /// How far it had come.
+    pub(super) from: Version,
+    pub(super) into: Incarnation,
+    /// The state that it was given; `None` where all that it knew to be committed goes on.
+    pub(super) kept: Option<Contents>,
+    /// Where the log of the life before ended, where the other goes on from that.
+    pub(super) at: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Life {
+    /// The lives that it goes on from, and where the log of each ended. A member that comes late goes over to a life that
+    /// is further on than the next: then there are several.
+    origins: BTreeMap<Incarnation, u64>,
+    /// The longest state that was seen in it, and up to which index.
+    seen: Option<(u64, Contents)>,
+}
+
+/// All lives of the group.
+#[derive(Debug, Default)]
+pub(super) struct Lives {
+    lives: BTreeMap<Incarnation, Life>,
+    partings: Vec<Parting>,
+}
+
+impl Lives {
+    pub(super) fn count(&self) -> usize {
+        self.lives.len()
+    }
+
+    /// Something was seen of a life.
+    pub(super) fn note(&mut self, life: Incarnation) {
+        self.lives.entry(life).or_default();
+    }
+
+    /// A state was seen.
+    ///
+    /// # Errors
+    /// Where it contradicts another of the same life.
+    pub(super) fn see(&mut self, at: Version, contents: &Contents) -> Result<(), String> {
+        let life = self.lives.entry(at.incarnation).or_default();
+        let Some((through, seen)) = &life.seen else {
+            life.seen = Some((at.index.0, contents.clone()));
+            return Ok(());
+        };
+        let both = at.index.0.min(*through);
+        if upto(&contents.applied, both) != upto(&seen.applied, both) {
+            return Err(format!(
+                "two members have applied different commands up to {both} of {}",
+                at.incarnation
+            ));
+        }
+        if at.index.0 == *through && contents != seen {
+            return Err(format!(
+                "two members have different states at {through} of {}",
+                at.incarnation
+            ));
+        }
+        if at.index.0 > *through {
+            life.seen = Some((at.index.0, contents.clone()));
+        }
+        Ok(())
+    }
+
+    /// A host has gone over.
+    ///
+    /// # Errors
+    /// Where what it was given contradicts what others were.
+    pub(super) fn part(&mut self, parting: Parting) -> Result<(), String> {
+        let parent = parting.from.incarnation;
+        self.note(parent);
+        if let Some(state) = &parting.kept {
+            self.see(parting.from, state)?;
+        }
+        let life = self.lives.entry(parting.into).or_default();
+        if let Some(at) = parting.at {
+            let before = *life.origins.entry(parent).or_insert(at);
+            if before != at {
+                return Err(format!(
+                    "{} goes on from {before} of {parent} for one member and from {at} for another",
+                    parting.into
+                ));
+            }
+        }
+        self.partings.push(parting);
+        Ok(())
+    }
+
+    /// The lives of which a state was seen: up to which index, and what was applied.
+    pub(super) fn seen(&self) -> impl Iterator<Item = (Incarnation, u64, &Applied)> {
+        let lives = self.lives.iter();
+        lives.filter_map(|(of, life)| {
+            let (through, contents) = life.seen.as_ref()?;
+            Some((*of, *through, &*contents.applied))
+        })
+    }
+
+    /// The longest that was seen of a life: up to which index, and what was applied.
+    pub(super) fn seen_of(&self, life: &Incarnation) -> Option<(u64, &Applied)> {
+        let (through, contents) = self.lives.get(life)?.seen.as_ref()?;
+        Some((*through, &*contents.applied))
+    }
+
+    /// Whether one life goes on from another, over others in between.
+    fn descends(&self, life: &Incarnation, from: &Incarnation) -> bool {
+        let (mut open, mut met) = (vec![*life], BTreeSet::new());
+        while let Some(life) = open.pop() {
+            let origins = self.lives.get(&life).map(|it| &it.origins);
+            let origins = origins.into_iter().flatten().map(|(parent, _)| *parent);
+            open.extend(origins.filter(|parent| met.insert(*parent)));
+        }
+        met.contains(from)
+    }
+
+    /// What a life has begun with; nothing for a founding, `None` where nobody has shown it. `acknowledged`: the life
+    /// in which a command was.
+    pub(super) fn inherited(
+        &self,
+        of: &Incarnation,
+        acknowledged: &BTreeMap<u64, Version>,
+    ) -> Option<&Applied> {
+        let origins = &self.lives.get(of)?.origins;
+        let at = origins.values().max().copied().unwrap_or(0);
+        let is_heir = |life: &Incarnation| life == of || self.descends(life, of);
+        let mut heirs = self.seen().filter(|(life, ..)| is_heir(life));
+        let inherited = match heirs.find(|(_, through, _)| *through >= at) {
+            Some((.., applied)) => upto(applied, at),
+            None if at > 0 => return None,
+            None => &[],
+        };
+        // Whoever has founded it may have crashed before anybody was told from what.
+        let own = self.seen_of(of).map_or(&[][..], |(_, applied)| applied);
+        let own = &own[upto(own, at).len()..];
+        let is_of_another =
+            |(_, id): &(u64, u64)| acknowledged.get(id).is_some_and(|at| at.incarnation != *of);
+        (!own.iter().any(is_of_another)).then_some(inherited)
+    }
+
+    /// Whether all that hosts knew to be acknowledged when they went over goes on, or was given to them.
+    ///
+    /// # Errors
+    /// What is not.
+    pub(super) fn check_partings(
+        &self,
+        acknowledged: &BTreeMap<u64, Version>,
+    ) -> Result<(), String> {
+        for parting in &self.partings {
+            let taken = match &parting.kept {
+                Some(state) => Some(&*state.applied),
+                None => self.inherited(&parting.into, acknowledged),
+            };
+            let Some(taken) = taken else { continue };
+            let taken: BTreeSet<u64> = taken.iter().map(|(_, id)| *id).collect();
+            let known = acknowledged.iter().filter(|(_, at)| {
+                at.incarnation == parting.from.incarnation && at.index <= parting.from.index
+            });
+            for (id, at) in known {
+                if !taken.contains(id) {
+                    return Err(format!(
+                        "host {} had applied {} of {} when it went over to {}, and neither that nor what it was given has command {id}, acknowledged at {}",
+                        parting.host,
+                        parting.from.index,
+                        parting.from.incarnation,
+                        parting.into,
+                        at.index
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What was applied up to an index.
+fn upto(applied: &Applied, index: u64) -> &Applied {
+    &applied[..applied.partition_point(|(at, _)| *at <= index)]
+}
