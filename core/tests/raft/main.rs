@@ -92,6 +92,7 @@ scripts! {
     h11_a_fork_may_stay_where_its_parent_yields
     d1c_voters_unknown_to_all_that_are_left
     h11_a_pledge_is_kept
+    h11_a_pledge_that_came_to_nothing
     d1a_who_does_not_know_the_present_voters_waits
     d1b_who_alone_knows_of_a_change_leaves_the_others_alone
     d2_two_that_are_left_and_do_not_reach_each_other

@@ -212,7 +212,10 @@ impl<S: StateMachine> Raft<S> {
             Err(error) => return self.core.stop(StopReason::Snapshot(error.0)),
         };
         let applied = self.replica.applied().index;
-        let is_included = self.core.reforming.is_pledged() || applied == Index::ZERO;
+        // A word may have been given on another attempt, which came to nothing: what was founded since without proof has asked
+        // nobody for one, and may lack what this member knows to be committed.
+        let is_included =
+            applied == Index::ZERO || (ancestor.is_proved && self.core.reforming.is_pledged());
         let state = (!is_included).then(|| self.replica.chunks());
         let instance = self.core.next_instance();
         let owner = Owner {
