@@ -11,6 +11,9 @@ use smalti_core::groups::{Incarnation, Version};
 
 use super::registers::Contents;
 
+/// Lives that go on from each other, at most, as far as it matters.
+const DEPTH_MAX: usize = 16;
+
 /// Commands by the index at which they were applied, in order.
 type Applied = [(u64, u64)];
 
@@ -121,15 +124,16 @@ impl Lives {
         Some((*through, &*contents.applied))
     }
 
-    /// Whether one life goes on from another, over others in between.
-    fn descends(&self, life: &Incarnation, from: &Incarnation) -> bool {
-        let (mut open, mut met) = (vec![*life], BTreeSet::new());
-        while let Some(life) = open.pop() {
-            let origins = self.lives.get(&life).map(|it| &it.origins);
-            let origins = origins.into_iter().flatten().map(|(parent, _)| *parent);
-            open.extend(origins.filter(|parent| met.insert(*parent)));
+    /// Up to which index a life has what another has: all of it where that is itself, and where it goes on from that, over
+    /// others in between perhaps, what each of them has gone on from. Lives go on from `depth` others at most.
+    fn shares(&self, life: &Incarnation, with: &Incarnation, depth: usize) -> u64 {
+        if life == with {
+            return u64::MAX;
         }
-        met.contains(from)
+        let origins = self.lives.get(life).map(|it| &it.origins);
+        let origins = origins.into_iter().flatten().filter(|_| depth > 0);
+        let shared = origins.map(|(parent, at)| self.shares(parent, with, depth - 1).min(*at));
+        shared.max().unwrap_or(0)
     }
 
     /// What a life has begun with; nothing for a founding, `None` where nobody has shown it. `acknowledged`: the life
@@ -141,9 +145,10 @@ impl Lives {
     ) -> Option<&Applied> {
         let origins = &self.lives.get(of)?.origins;
         let at = origins.values().max().copied().unwrap_or(0);
-        let is_heir = |life: &Incarnation| life == of || self.descends(life, of);
-        let mut heirs = self.seen().filter(|(life, ..)| is_heir(life));
-        let inherited = match heirs.find(|(_, through, _)| *through >= at) {
+        let shows = |(life, through, _): &(Incarnation, u64, &Applied)| {
+            self.shares(life, of, DEPTH_MAX).min(*through) >= at
+        };
+        let inherited = match self.seen().find(shows) {
             Some((.., applied)) => upto(applied, at),
             None if at > 0 => return None,
             None => &[],
