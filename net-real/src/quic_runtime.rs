@@ -15,7 +15,7 @@ use ring::rand::SecureRandom;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{cipher_suite, default_provider, kx_group};
 use rustls::time_provider::DefaultTimeProvider;
-use smalti_core::SecretKey;
+use smalti_core::id::{NetworkId, SecretKey};
 use smalti_core::protocol::raft::StorageError;
 use smalti_core::runtime::{
     BindError, BoxFuture, Clock, Endpoint, EndpointConfig, Entropy, OpenStore, Spawner, Stores,
@@ -25,7 +25,7 @@ use smalti_core::time::{Instant, WallTime};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::storage::{OsDisk, RedbStorage};
+use crate::storage::{OsDisk, open_directory};
 use crate::transport::interfaces::interface_addresses;
 use crate::transport::{EndpointParts, QuicEndpoint, Tuning, socket};
 
@@ -184,12 +184,13 @@ impl Stores for QuicRuntime {
     fn open_store(
         &self,
         directory: PathBuf,
+        network: NetworkId,
         given: Option<SecretKey>,
     ) -> BoxFuture<'_, Result<OpenStore, StorageError>> {
         let (sender, mut opened) = oneshot::channel();
         let work = move || {
             // Where nobody waits any more, the store is closed again.
-            let _ = sender.send(open_store(directory, given.as_ref()));
+            let _ = sender.send(open_store(directory, &network, given.as_ref()));
         };
         Box::pin(async move {
             self.blocking("open the store", Box::new(work)).await;
@@ -203,10 +204,14 @@ impl Stores for QuicRuntime {
     }
 }
 
-fn open_store(directory: PathBuf, given: Option<&SecretKey>) -> Result<OpenStore, StorageError> {
+fn open_store(
+    directory: PathBuf,
+    network: &NetworkId,
+    given: Option<&SecretKey>,
+) -> Result<OpenStore, StorageError> {
     let disk = Arc::new(OsDisk::open(directory)?);
     let fresh = || SecretKey::from_bytes(random_bytes());
-    Ok(RedbStorage::open(disk, given, fresh)?.into())
+    open_directory(disk, network, given, fresh)
 }
 
 /// 32 bytes from the operating system.

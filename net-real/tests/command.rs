@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -205,6 +206,75 @@ fn a_port_that_is_taken_is_named() {
         "{error}"
     );
     assert_eq!(text(&output.stdout), "");
+}
+
+/// A directory that is removed when the test ends.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        let name = format!("smalti-command-{}", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).expect("it was made");
+    }
+}
+
+#[test]
+fn a_data_directory_keeps_the_nodes_id_and_belongs_to_one_node_of_one_network() {
+    let scratch = Scratch::new();
+    let directory = scratch.0.to_str().unwrap();
+    let kept = ["-n", "kept", "--data-dir", directory, LISTEN[0], LISTEN[1]];
+    let mut first = Node::start(&kept);
+    let id = first.address().id;
+
+    let refused = |arguments: &[&str], expected: &str| {
+        let output = smalti(&["node"]).args(arguments).output().unwrap();
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(
+            error.contains(expected) && error.contains(directory),
+            "{error} lacks {expected}"
+        );
+        assert_eq!(text(&output.stdout), "");
+    };
+    refused(&kept, "is in use by another process");
+    first.signal("-TERM");
+    assert_eq!(first.process.wait().unwrap().code(), Some(0));
+
+    // Also after a process that could not say good-bye.
+    for signal in ["-KILL", "-TERM"] {
+        let mut command = smalti(&["node", "-n", "kept", LISTEN[0], LISTEN[1]]);
+        command.env("SMALTI_DATA_DIR", directory);
+        let mut again = Node::spawn(command);
+        assert_eq!(again.address().id, id);
+        again.signal(signal);
+        again.process.wait().unwrap();
+    }
+    refused(
+        &["-n", "elsewhere", "--data-dir", directory],
+        "it belongs to network",
+    );
+    refused(
+        &["-n", "kept", "-d", directory, "--secret", "another"],
+        "it belongs to peer",
+    );
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_made_is_named() {
+    let file = std::env::current_exe().unwrap();
+    let below = file.join("data");
+    let output = smalti(&["node", "-n", "file", "-d", below.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains(below.to_str().unwrap()), "{error}");
 }
 
 #[test]

@@ -79,6 +79,30 @@ async fn one_node_at_a_time_has_a_data_directory() {
 }
 
 #[tokio::test]
+async fn a_data_directory_belongs_to_one_network() {
+    let scratch = Scratch::new("network");
+    let first = bounded(scratch.node().build()).await.unwrap();
+    let id = first.local().id();
+    bounded(first.shutdown()).await;
+    let elsewhere = Network::builder("elsewhere")
+        .with_addresses([SocketAddr::from((Ipv4Addr::LOCALHOST, 0))])
+        .with_data_dir(&scratch.0);
+    let refused = bounded(elsewhere.build()).await.map(drop).unwrap_err();
+    let is_foreign = matches!(refused, Error::Storage(StorageError::Foreign { .. }));
+    assert!(is_foreign, "{refused}");
+    let again = bounded(scratch.node().build()).await.unwrap();
+    assert_eq!(again.local().id(), id, "it is left as it was");
+    bounded(again.shutdown()).await;
+
+    for noted in ["no network", &"z".repeat(65), &"ab".repeat(32)] {
+        std::fs::write(scratch.0.join("network"), noted).unwrap();
+        let refused = bounded(scratch.node().build()).await.map(drop).unwrap_err();
+        let is_damaged = matches!(refused, Error::Storage(StorageError::Damaged { .. }));
+        assert!(is_damaged, "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_cannot_be_started_leaves_the_directory_free() {
     let scratch = Scratch::new("bind");
     let taken = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

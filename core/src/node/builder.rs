@@ -87,9 +87,9 @@ impl NetworkBuilder {
     }
 
     /// Where the node keeps what is to outlive it: its secret key, and what its groups have stored. The
-    /// directory is made where it is not there; one node at a time has it open. It belongs to the key that it
-    /// was made with: [another one](Self::with_secret_key) is refused. Default: none; nothing outlives the
-    /// node.
+    /// directory is made where it is not there; one node at a time has it open. It belongs to the network and to
+    /// the key that it was made with: another network and [another key](Self::with_secret_key) are refused.
+    /// Default: none; nothing outlives the node.
     ///
     /// Starting the node takes as long as reading all that is stored.
     pub fn with_data_dir(mut self, directory: impl Into<PathBuf>) -> Self {
@@ -109,7 +109,8 @@ impl NetworkBuilder {
         let tasks = Tasks::new(runtime.clone());
         let (secret_key, store) = match self.data_dir {
             Some(directory) => {
-                let opened = runtime.open_store(directory, self.secret_key).await?;
+                let (network, given) = (self.network, self.secret_key);
+                let opened = runtime.open_store(directory, network, given).await?;
                 let store = Store::start(&tasks, opened.storage);
                 (opened.secret_key, Some(store))
             }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use smalti::QuicRuntime;
-use smalti_core::id::{GroupId, SecretKey};
+use smalti_core::id::{GroupId, NetworkId, SecretKey};
 use smalti_core::protocol::raft::{Recovered, Storage, StorageError, Write};
 use smalti_core::runtime::{
     BindError, BoxFuture, Clock, Endpoint, EndpointConfig, Entropy, OpenStore, Spawner, Stores,
@@ -89,10 +89,11 @@ impl Stores for Counted {
     fn open_store(
         &self,
         directory: PathBuf,
+        network: NetworkId,
         given: Option<SecretKey>,
     ) -> BoxFuture<'_, Result<OpenStore, StorageError>> {
         Box::pin(async move {
-            let opened = self.quic.open_store(directory, given).await?;
+            let opened = self.quic.open_store(directory, network, given).await?;
             let storage = Box::new(CountedStorage {
                 inner: opened.storage,
                 syncs: self.syncs.clone(),

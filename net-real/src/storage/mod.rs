@@ -1,6 +1,6 @@
 //! What must outlive the process: the durable store of a node's groups, and its secret key.
 //!
-//! One [`RedbStorage`] serves all groups of a node, in one file of a [`Disk`](crate::runtime::Disk), which
+//! One [`RedbStorage`] serves all groups of a node, in one file of a [`Disk`], which
 //! in production is an [`OsDisk`]: one sync, of one fsync, makes durable what all of them wait for. The file
 //! is a page of our own, two pages of marks, and behind them a redb database, shifted (`file.rs`):
 //!
@@ -28,9 +28,38 @@ mod backend;
 mod engine;
 mod file;
 mod guard;
+mod network_file;
 mod os_disk;
 mod redb_storage;
 mod rows;
 
+use std::sync::Arc;
+
+use smalti_core::id::{NetworkId, SecretKey};
+use smalti_core::protocol::raft::StorageError;
+
+use crate::runtime::{Disk, OpenStore};
+
 pub use os_disk::OsDisk;
 pub use redb_storage::RedbStorage;
+
+/// Opens the store in the data directory that `disk` is, for a node of `network`; makes it where there is none.
+///
+/// A directory belongs to the network that it was made for, and to one secret key: `given`, or where none is given the
+/// one that `fresh` draws. Opened again, it gives that key back.
+///
+/// # Errors
+/// As [`RedbStorage::open`]; [`StorageError::Foreign`] also where the directory belongs to another network.
+pub fn open_directory(
+    disk: Arc<dyn Disk>,
+    network: &NetworkId,
+    given: Option<&SecretKey>,
+    fresh: impl FnOnce() -> SecretKey,
+) -> Result<OpenStore, StorageError> {
+    let is_noted = network_file::is_of(&*disk, network)?;
+    let store = RedbStorage::open(disk.clone(), given, fresh)?;
+    if !is_noted {
+        network_file::note(&*disk, network)?;
+    }
+    Ok(store.into())
+}

@@ -31,7 +31,10 @@ impl OsDisk {
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StorageError> {
         const OPENING: &str = "opening the data directory";
         let directory = directory.into();
-        let failed = |error: io::Error| disk_error(&error, OPENING);
+        let failed = |error: io::Error| {
+            let named = format!("{}: {error}", directory.display());
+            disk_error(&io::Error::new(error.kind(), named), OPENING)
+        };
         make_directory(&directory).map_err(failed)?;
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false);

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use smalti_core::id::SecretKey;
+use smalti_core::id::{NetworkId, SecretKey};
 use smalti_core::protocol::raft::StorageError;
 use smalti_core::runtime::{
     BindError, BoxFuture, Clock, Endpoint, EndpointConfig, Entropy, OpenStore, Spawner, Stores,
@@ -161,13 +161,14 @@ impl Stores for SimRuntime {
     fn open_store(
         &self,
         directory: PathBuf,
+        network: NetworkId,
         given: Option<SecretKey>,
     ) -> BoxFuture<'_, Result<OpenStore, StorageError>> {
         let (run, life) = (self.run.clone(), self.life);
         let (sender, mut opened) = oneshot::channel();
         let work = move || {
             // Where nobody waits any more, the store is closed again.
-            let _ = sender.send(stores::open(&run, life, &directory, given));
+            let _ = sender.send(stores::open(&run, life, &directory, network, given));
         };
         Box::pin(async move {
             self.blocking("open the store", Box::new(work)).await;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use super::*;
-use crate::id::{Instance, SecretKey};
+use crate::id::{Instance, NetworkId, SecretKey};
 use crate::protocol::raft::{HardState, Term};
 use crate::runtime::{
     BindError, BoxFuture, Clock, Endpoint, EndpointConfig, Entropy, OpenStore, Spawner, Stores,
@@ -76,6 +76,7 @@ impl Stores for ByHand {
     fn open_store(
         &self,
         _directory: PathBuf,
+        _network: NetworkId,
         _given: Option<SecretKey>,
     ) -> BoxFuture<'_, Result<OpenStore, StorageError>> {
         Box::pin(std::future::ready(Err(StorageError::Closed)))

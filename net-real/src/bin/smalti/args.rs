@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -9,7 +10,7 @@ use smalti::discovery::PeerAddr;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  all went well
-  1  the node cannot be started, for example because the port is in use
+  1  the node cannot be started, for example because the port or the data directory is in use
   2  the command line is wrong
   3  no bootstrap peer lets the node in (inspect)
 
@@ -95,7 +96,7 @@ pub(crate) struct NodeArguments {
     pub(crate) common: CommonArguments,
 
     /// The node's secret key, so that it keeps its id: 64 hexadecimal digits, or any text, which is hashed
-    /// to a key [default: a new one at each start].
+    /// to a key [default: that of the data directory, or a new one at each start].
     ///
     /// Whoever can guess it can be the node. Other users of this machine can read the command line: prefer the
     /// environment variable.
@@ -107,6 +108,11 @@ pub(crate) struct NodeArguments {
         value_name = "SECRET"
     )]
     pub(crate) secret: Option<String>,
+
+    /// A directory in which the node keeps its secret key, so that it has the same id at each start, and what its
+    /// groups store. It is made where it is not there, for this network and this key; one node at a time has it.
+    #[arg(long, short, env = "SMALTI_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
 
     /// A node to join through, as it prints itself; may be repeated. In the environment variable, several are
     /// separated by spaces.

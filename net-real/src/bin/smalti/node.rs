@@ -23,6 +23,9 @@ pub(crate) async fn run(arguments: NodeArguments) -> Result<(), Failure> {
     if let Some(secret) = &arguments.secret {
         builder = builder.with_secret_key(secret.as_str());
     }
+    if let Some(directory) = arguments.data_dir {
+        builder = builder.with_data_dir(directory);
+    }
     let network = builder.build().await?;
     announce(&network)?;
     smalti::select! {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use smalti_core::id::{GroupId, SecretKey};
+use smalti_core::id::{GroupId, NetworkId, SecretKey};
 use smalti_core::protocol::raft::{Entry, Recovered, Storage, StorageError, StoreImage, Write};
 use smalti_core::runtime::{Disk, OpenStore};
 
@@ -26,11 +26,19 @@ pub(super) type Shared = Arc<Mutex<Kept>>;
 pub(super) fn open(
     mount: Arc<Mount>,
     kept: Shared,
+    network: NetworkId,
     given: Option<SecretKey>,
     fresh: impl FnOnce() -> SecretKey,
 ) -> Result<OpenStore, StorageError> {
     let failed = |error: io::Error| failure(&error, OPENING);
     mount.begin(Operation::Read).map_err(failed)?;
+    let noted = lock(&kept).network;
+    if let Some(noted) = noted.filter(|noted| *noted != network) {
+        return Err(StorageError::Foreign {
+            what: mount.describe(),
+            how: format!("it belongs to network {noted}, and the node is one of network {network}"),
+        });
+    }
     let owner = lock(&kept).owner.clone();
     let secret_key = match (owner, given) {
         (Some(owner), Some(given)) if owner.peer_id() != given.peer_id() => {
@@ -47,7 +55,8 @@ pub(super) fn open(
             let made = given.unwrap_or_else(fresh);
             // As the name of a file that is whole: durable when it is given.
             mount.begin(Operation::Directory).map_err(failed)?;
-            lock(&kept).owner = Some(made.clone());
+            let mut kept = lock(&kept);
+            (kept.owner, kept.network) = (Some(made.clone()), Some(network));
             made
         }
     };
@@ -71,6 +80,7 @@ type Change = (Place, GroupId, Option<Write>);
 #[derive(Default)]
 pub(super) struct Kept {
     owner: Option<SecretKey>,
+    network: Option<NetworkId>,
     durable: BTreeMap<GroupId, StoreImage>,
     changes: VecDeque<Change>,
     /// Syncs whose end nobody has seen, and how many of the changes each covers.

@@ -10,7 +10,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use smalti_core::id::SecretKey;
+use smalti_core::id::{NetworkId, SecretKey};
 use smalti_core::protocol::raft::StorageError;
 use smalti_core::runtime::OpenStore;
 
@@ -73,6 +73,7 @@ pub(super) fn open(
     run: &Run,
     life: Life,
     directory: &Path,
+    network: NetworkId,
     given: Option<SecretKey>,
 ) -> Result<OpenStore, StorageError> {
     let directory = directory.to_string_lossy();
@@ -85,9 +86,8 @@ pub(super) fn open(
     let fresh = || SecretKey::from_bytes(run.lock().draw_seed(life, "secret key"));
     #[cfg(feature = "full")]
     if run.lock().real_stores {
-        let store = smalti::storage::RedbStorage::open(mount, given.as_ref(), fresh)?;
-        return Ok(store.into());
+        return smalti::storage::open_directory(mount, &network, given.as_ref(), fresh);
     }
     let kept = run.lock().host_mut(life.node).disk.store(&directory);
-    images::open(mount, kept, given, fresh)
+    images::open(mount, kept, network, given, fresh)
 }

@@ -38,7 +38,9 @@ struct Store {
 
 impl Store {
     async fn open(runtime: &Arc<dyn Runtime>) -> Result<Self, StorageError> {
-        let opened = runtime.open_store("data".into(), None).await?;
+        let opened = runtime
+            .open_store("data".into(), "stores".into(), None)
+            .await?;
         Ok(Self {
             runtime: runtime.clone(),
             storage: Some(opened.storage),
@@ -361,4 +363,19 @@ fn a_host_that_starts_again_finds_its_data_directory() {
         panic!("the store is that of the first key");
     };
     assert!(error.to_string().contains("it belongs to peer"), "{error}");
+}
+
+#[test]
+fn a_directory_of_one_network_is_refused_in_another() {
+    run_over_each(|| {
+        Simulation::new(8).host_on_runtime("a", |runtime| async move {
+            for _ in 0..2 {
+                drop(Store::open(&runtime).await?);
+                let elsewhere = runtime.open_store("data".into(), "elsewhere".into(), None);
+                let refused = elsewhere.await.map(drop).unwrap_err();
+                assert!(matches!(refused, StorageError::Foreign { .. }), "{refused}");
+            }
+            Ok(())
+        })
+    });
 }
