@@ -18,8 +18,8 @@ use rustls::time_provider::DefaultTimeProvider;
 use smalti_core::id::{NetworkId, SecretKey};
 use smalti_core::protocol::raft::StorageError;
 use smalti_core::runtime::{
-    BindError, BoxFuture, Clock, Endpoint, EndpointConfig, Entropy, OpenStore, Spawner, Stores,
-    Transport,
+    BindError, BoxFuture, Clock, Disk, Endpoint, EndpointConfig, Entropy, OpenStore, Spawner,
+    Stores, Transport,
 };
 use smalti_core::time::{Instant, WallTime};
 use tokio::runtime::Handle;
@@ -209,9 +209,9 @@ fn open_store(
     network: &NetworkId,
     given: Option<&SecretKey>,
 ) -> Result<OpenStore, StorageError> {
-    let disk = Arc::new(OsDisk::open(directory)?);
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk::open(directory)?);
     let fresh = || SecretKey::from_bytes(random_bytes());
-    open_directory(disk, network, given, fresh)
+    open_directory(&disk, network, given, fresh)
 }
 
 /// 32 bytes from the operating system.

@@ -28,5 +28,6 @@ pub static SCENARIOS: &[&dyn Scenario] = &[
     &raft::Chaos,
     &groups::Chaos,
     &collections::Chaos,
+    &groups::Late,
     &overlay::Steady,
 ];

@@ -51,15 +51,15 @@ pub use redb_storage::RedbStorage;
 /// # Errors
 /// As [`RedbStorage::open`]; [`StorageError::Foreign`] also where the directory belongs to another network.
 pub fn open_directory(
-    disk: Arc<dyn Disk>,
+    disk: &Arc<dyn Disk>,
     network: &NetworkId,
     given: Option<&SecretKey>,
     fresh: impl FnOnce() -> SecretKey,
 ) -> Result<OpenStore, StorageError> {
-    let is_noted = network_file::is_of(&*disk, network)?;
-    let store = RedbStorage::open(disk.clone(), given, fresh)?;
+    let is_noted = network_file::is_of(&**disk, network)?;
+    let store = RedbStorage::open(Arc::clone(disk), given, fresh)?;
     if !is_noted {
-        network_file::note(&*disk, network)?;
+        network_file::note(&**disk, network)?;
     }
     Ok(store.into())
 }

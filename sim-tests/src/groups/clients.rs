@@ -106,15 +106,16 @@ impl Clients {
         self.orders.send_replace(());
     }
 
-    /// Whether the group stands still on some of these hosts and none has anything of its log: they are all that is left,
-    /// and nobody of them can know it.
-    pub(super) fn has_nothing_left(&self, hosts: usize) -> bool {
+    /// Whether a life of the group stands still of which, on all of these hosts, nothing is left: its members have
+    /// nothing of its log, and cannot know that nobody else has.
+    pub(super) fn has_empty_life(&self, hosts: usize) -> bool {
         let statuses = self.statuses.borrow();
-        statuses.len() == hosts
-            && statuses.values().any(|status| status.stalled.is_some())
-            && statuses
-                .values()
-                .all(|status| status.last.index == Index::ZERO)
+        let is_empty = |status: &GroupStatus| {
+            let mut same = statuses.values();
+            same.all(|it| it.incarnation != status.incarnation || it.last.index == Index::ZERO)
+        };
+        let mut stalled = statuses.values().filter(|it| it.stalled.is_some());
+        statuses.len() == hosts && stalled.any(is_empty)
     }
 
     /// Where all hosts stand.

@@ -3,6 +3,7 @@
 
 mod chaos;
 mod clients;
+mod late;
 mod lives;
 mod rare;
 mod record;
@@ -10,3 +11,4 @@ mod registers;
 mod supervisor;
 
 pub use chaos::Chaos;
+pub use late::Late;

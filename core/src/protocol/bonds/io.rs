@@ -265,6 +265,8 @@ pub struct BondInfo {
     pub state: BondState,
     /// The smoothed round-trip time of their link, once it was measured.
     pub rtt: Option<Duration>,
+    /// About how many bytes this node has said in the group that their link has not taken yet; 32 MiB at most.
+    pub waiting: usize,
 }
 
 /// The state of a bond.

@@ -55,6 +55,11 @@ impl Line {
         self.rtt.map(Estimate::smoothed)
     }
 
+    /// How much waits that was said in a group.
+    pub(super) fn waiting(&self, group: GroupId) -> usize {
+        self.outbox.waiting(group)
+    }
+
     pub(super) fn deadline(&self) -> Instant {
         self.next_ping_at.min(self.gather_until)
     }

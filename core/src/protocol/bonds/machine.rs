@@ -87,6 +87,7 @@ impl Bonds {
                 peer: peer.id,
                 state,
                 rtt: link.and_then(|link| link.line().rtt()),
+                waiting: link.map_or(0, |link| link.line().waiting(group)),
             })
         })
     }

@@ -73,6 +73,11 @@ impl Outbox {
         self.lanes.is_empty() && self.ping.is_none() && self.pong.is_none()
     }
 
+    /// How much the messages of a group weigh together.
+    pub(super) fn waiting(&self, group: GroupId) -> usize {
+        self.lanes.get(&group).map_or(0, |lane| lane.weight)
+    }
+
     /// Adds what is said in `group`. Gives how many messages had to go for it.
     pub(super) fn push(&mut self, group: GroupId, said: Said) -> u64 {
         let weight = said.weight();
@@ -227,6 +232,9 @@ mod tests {
             outbox.check_invariants();
         }
         assert_eq!(dropped, 10);
+        assert_eq!(outbox.waiting(group(1)), (1 << 20) + MESSAGE_WEIGHT);
+        assert!(outbox.waiting(group(2)) <= WEIGHT_MAX - outbox.waiting(group(1)));
+        assert_eq!(outbox.waiting(group(3)), 0);
         let mut kept = Vec::new();
         let mut departs = 0;
         while !outbox.is_empty() {

@@ -86,7 +86,8 @@ pub(super) fn open(
     let fresh = || SecretKey::from_bytes(run.lock().draw_seed(life, "secret key"));
     #[cfg(feature = "full")]
     if run.lock().real_stores {
-        return smalti::storage::open_directory(mount, &network, given.as_ref(), fresh);
+        let mount: std::sync::Arc<dyn smalti_core::runtime::Disk> = mount;
+        return smalti::storage::open_directory(&mount, &network, given.as_ref(), fresh);
     }
     let kept = run.lock().host_mut(life.node).disk.store(&directory);
     images::open(mount, kept, network, given, fresh)
