@@ -27,7 +27,7 @@ const BY_SNAPSHOT: &str = "it caught up by a snapshot, and the entries after it"
 /// Who is there from the beginning; one more comes late.
 const FIRST: usize = 3;
 /// Commands that each of them has under way at a time.
-const WRITERS: usize = 4;
+const WRITERS: usize = 2;
 /// From this seed on, the seed is how many entries the node is behind.
 const SEED_IS_ENTRIES: u64 = 1_000;
 /// Entries that the node is behind elsewhere.

@@ -200,3 +200,109 @@ impl Lives {
 fn upto(applied: &Applied, index: u64) -> &Applied {
     &applied[..applied.partition_point(|(at, _)| *at <= index)]
 }
+
+#[cfg(test)]
+mod tests {
+    use smalti_core::groups::Index;
+    use smalti_core::id::Digest;
+
+    use super::*;
+
+    fn at(life: u8, index: u64) -> Version {
+        Version {
+            incarnation: Incarnation(Digest::from_bytes([life; 32])),
+            index: Index(index),
+        }
+    }
+
+    fn contents(applied: &[(u64, u64)]) -> Contents {
+        Contents {
+            applied: applied.to_vec(),
+            ..Contents::default()
+        }
+    }
+
+    /// From `from` into the life `into`, which goes on from index `goes_on_at` of the one before, if it does.
+    fn parting(
+        from: Version,
+        into: u8,
+        goes_on_at: Option<u64>,
+        kept: Option<&[(u64, u64)]>,
+    ) -> Parting {
+        Parting {
+            host: 0,
+            from,
+            into: at(into, 0).incarnation,
+            kept: kept.map(contents),
+            at: goes_on_at,
+        }
+    }
+
+    fn acknowledged(all: &[(u64, Version)]) -> BTreeMap<u64, Version> {
+        all.iter().copied().collect()
+    }
+
+    #[test]
+    fn what_a_host_knew_goes_on_or_is_given_to_it() {
+        let acknowledged = acknowledged(&[(1, at(1, 3)), (2, at(1, 4)), (3, at(1, 5))]);
+        // It had come to 4, and 2 does not go on.
+        let cases: [(Option<&[(u64, u64)]>, bool); 3] = [
+            (None, false),
+            (Some(&[(3, 1)]), false),
+            (Some(&[(3, 1), (4, 2)]), true),
+        ];
+        for (kept, is_right) in cases {
+            let mut lives = Lives::default();
+            lives.part(parting(at(1, 4), 2, Some(3), kept)).unwrap();
+            lives.see(at(2, 9), &contents(&[(3, 1), (8, 7)])).unwrap();
+            let result = lives.check_partings(&acknowledged);
+            assert_eq!(result.is_ok(), is_right, "{kept:?}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn two_states_of_one_life_are_one_history() {
+        let mut lives = Lives::default();
+        lives.see(at(1, 5), &contents(&[(3, 1), (5, 2)])).unwrap();
+        lives.see(at(1, 4), &contents(&[(3, 1)])).unwrap();
+        lives
+            .see(at(1, 7), &contents(&[(3, 1), (5, 2), (7, 3)]))
+            .unwrap();
+        assert!(lives.see(at(1, 6), &contents(&[(3, 1), (6, 2)])).is_err());
+        lives.see(at(2, 6), &contents(&[(3, 9)])).unwrap();
+    }
+
+    #[test]
+    fn a_life_has_begun_with_what_those_show_that_share_it() {
+        let none = BTreeMap::new();
+        let ids = |lives: &Lives, life: u8, acknowledged: &BTreeMap<u64, Version>| {
+            let inherited = lives.inherited(&at(life, 0).incarnation, acknowledged);
+            inherited.map(|applied| applied.iter().map(|(_, id)| *id).collect::<Vec<_>>())
+        };
+        let mut lives = Lives::default();
+        lives.note(at(1, 0).incarnation);
+        assert_eq!(ids(&lives, 1, &none), Some(vec![]), "it was founded");
+        lives.part(parting(at(1, 4), 2, Some(4), None)).unwrap();
+        assert_eq!(ids(&lives, 2, &none), None, "nobody has shown it");
+        // 3 goes on from nothing of 2, and 4 from more than 2 has begun with.
+        lives.part(parting(at(2, 0), 3, Some(0), None)).unwrap();
+        lives.see(at(3, 9), &contents(&[(2, 30)])).unwrap();
+        assert_eq!(ids(&lives, 2, &none), None);
+        lives.part(parting(at(2, 6), 4, Some(6), None)).unwrap();
+        lives
+            .see(at(4, 9), &contents(&[(3, 1), (6, 2), (8, 40)]))
+            .unwrap();
+        assert_eq!(ids(&lives, 2, &none), Some(vec![1]));
+        assert_eq!(ids(&lives, 4, &none), Some(vec![1, 2]));
+        // What was acknowledged elsewhere shows that more was inherited than is known.
+        let elsewhere = acknowledged(&[(40, at(9, 8))]);
+        assert_eq!(ids(&lives, 4, &elsewhere), None);
+    }
+
+    #[test]
+    fn a_life_goes_on_from_one_place() {
+        let mut lives = Lives::default();
+        lives.part(parting(at(1, 4), 2, Some(4), None)).unwrap();
+        assert!(lives.part(parting(at(1, 3), 2, Some(3), None)).is_err());
+    }
+}

@@ -310,3 +310,101 @@ impl Record {
         Sequential(values)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use smalti_core::groups::{Index, Stopped};
+    use smalti_core::id::Digest;
+
+    use super::*;
+
+    fn at(life: u8, index: u64) -> Version {
+        Version {
+            incarnation: Incarnation(Digest::from_bytes([life; 32])),
+            index: Index(index),
+        }
+    }
+
+    /// A command that puts a value, and is acknowledged with what was there before.
+    fn put(record: &mut Record, value: u64, before: u64, version: Version) {
+        let (operation, command) = record.begin(ClientId(1), 0, Change::Put(value));
+        let executed = Executed {
+            version,
+            output: before,
+        };
+        record.now = record.now + std::time::Duration::from_millis(1);
+        record.ended(operation, command.id, Ok(executed));
+        record.now = record.now + std::time::Duration::from_millis(1);
+    }
+
+    fn show(record: &mut Record, version: Version, applied: &[(u64, u64)]) {
+        let contents = Contents {
+            applied: applied.to_vec(),
+            ..Contents::default()
+        };
+        record.shown.insert(0, (version, contents));
+    }
+
+    /// What is wrong with a run in which command 1 was acknowledged at 3 and 2 at 4, and these were there in the end.
+    fn judge(applied: &[(u64, u64)]) -> Result<Counts, String> {
+        let mut record = Record::default();
+        put(&mut record, 5, 0, at(1, 3));
+        put(&mut record, 6, 5, at(1, 4));
+        show(&mut record, at(1, 8), applied);
+        record.judge()
+    }
+
+    #[test]
+    fn acknowledged_commands_are_there_once() {
+        assert!(judge(&[(3, 1), (4, 2)]).is_ok());
+        assert!(judge(&[(3, 1)]).is_err());
+        assert!(judge(&[(3, 1), (4, 2), (5, 1)]).is_err());
+    }
+
+    #[test]
+    fn refused_commands_are_not_there() {
+        for (applied, is_right) in [(&[][..], true), (&[(3, 1)][..], false)] {
+            let mut record = Record::default();
+            let (operation, command) = record.begin(ClientId(1), 0, Change::Add(1));
+            let why = Stopped::Left;
+            let refused = Err(CommandError::Stopped { command, why });
+            record.ended(operation, command.id, refused);
+            show(&mut record, at(1, 8), applied);
+            assert_eq!(record.judge().is_ok(), is_right);
+        }
+    }
+
+    #[test]
+    fn a_life_is_judged_from_what_it_has_begun_with() {
+        for (before, is_right) in [(5, true), (0, false)] {
+            let mut record = Record::default();
+            put(&mut record, 5, 0, at(1, 3));
+            put(&mut record, 7, before, at(2, 6));
+            let parting = super::super::lives::Parting {
+                host: 0,
+                from: at(1, 4),
+                into: at(2, 0).incarnation,
+                kept: None,
+                at: Some(4),
+            };
+            record.lives.part(parting).unwrap();
+            show(&mut record, at(2, 8), &[(3, 1), (6, 2)]);
+            let result = record.judge().map(|counts| counts.lost);
+            assert_eq!(result.is_ok(), is_right, "{result:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_agree_when_they_show_the_same() {
+        let mut record = Record::default();
+        assert!(record.differs(1).is_some());
+        show(&mut record, at(1, 8), &[(3, 1)]);
+        assert_eq!(record.differs(1), None);
+        assert!(record.differs(2).is_some());
+        let other = record.shown[&0].clone();
+        record.shown.insert(1, other.clone());
+        assert_eq!(record.differs(2), None);
+        record.shown.insert(1, (at(1, 9), other.1));
+        assert!(record.differs(2).is_some());
+    }
+}
