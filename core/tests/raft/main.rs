@@ -43,6 +43,9 @@ scripts! {
     h3_a_new_leader_goes_on_with_the_offer
     h3_an_offer_that_is_not_answered_is_taken_back
     b6_a_crash_before_the_change_over_is_durable
+    b8_a_seal_that_all_who_had_it_forget
+    h12_a_founding_that_lost_its_other_voters_is_gone_on_from
+    h14_a_late_node_is_no_proof_and_founds_nothing
     h3_three_foundings_become_one
     a1_expect_acknowledges_nothing_before_so_many_have_accepted
     a1_expect_remembers_who_has_accepted
