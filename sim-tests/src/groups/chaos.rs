@@ -83,6 +83,9 @@ impl Scenario for Chaos {
             Storage::Durable => rare::DURABLE,
             Storage::InMemory => rare::VOLATILE,
         });
+        if plan.slow_disks.is_some() {
+            findings.reach(rare::SLOW_DISK);
+        }
         let storage = setting.storage;
         let clients = Clients::new(seed, setting, findings.clone());
         let mut simulation = Simulation::new(seed)

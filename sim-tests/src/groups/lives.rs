@@ -227,7 +227,7 @@ mod tests {
         from: Version,
         into: u8,
         goes_on_at: Option<u64>,
-        kept: Option<&[(u64, u64)]>,
+        kept: Option<&Applied>,
     ) -> Parting {
         Parting {
             host: 0,
@@ -246,7 +246,7 @@ mod tests {
     fn what_a_host_knew_goes_on_or_is_given_to_it() {
         let acknowledged = acknowledged(&[(1, at(1, 3)), (2, at(1, 4)), (3, at(1, 5))]);
         // It had come to 4, and 2 does not go on.
-        let cases: [(Option<&[(u64, u64)]>, bool); 3] = [
+        let cases: [(Option<&Applied>, bool); 3] = [
             (None, false),
             (Some(&[(3, 1)]), false),
             (Some(&[(3, 1), (4, 2)]), true),

@@ -8,7 +8,10 @@ pub(super) const REAL_STORES: &str = "the group was durable, on files that crash
 pub(super) const VOLATILE: &str = "the group was in memory";
 pub(super) const MAJORITY_DOWN: &str = "a majority of the hosts was down at one time";
 pub(super) const WRITES_LOST: &str = "a crash lost writes";
-pub(super) const DISK_FAILED: &str = "a group stopped on a host whose disk had failed";
+pub(super) const SLOW_DISK: &str = "disks were slow at times";
+pub(super) const WRITE_FAILED: &str = "a group stopped on a host whose disk had failed a write";
+pub(super) const SYNC_FAILED: &str =
+    "a group stopped on a host whose disk had failed to make writes durable";
 pub(super) const DISK_FULL: &str = "a group stopped on a host whose disk was full";
 pub(super) const REFUSED: &str = "a host whose disk had failed was refused when it joined again";
 pub(super) const STARTED_AGAIN: &str = "a host on which the group had stopped was started again";
@@ -35,7 +38,9 @@ pub(super) const ALL: &[&str] = &[
     VOLATILE,
     MAJORITY_DOWN,
     WRITES_LOST,
-    DISK_FAILED,
+    SLOW_DISK,
+    WRITE_FAILED,
+    SYNC_FAILED,
     DISK_FULL,
     REFUSED,
     STARTED_AGAIN,
@@ -54,10 +59,11 @@ pub(super) const ALL: &[&str] = &[
 /// Those that excuse a run from a check, and how many runs of a million may have each.
 pub(super) const EXCUSES: &[(&str, u32)] = &[(UNJUDGED, 30_000)];
 
-/// What it means that a group has stopped for this.
-pub(super) const fn stopped_by(error: &StorageError) -> &'static str {
+/// What it means that a group has stopped for this. The store of production writes when it makes durable.
+pub(super) fn stopped_by(error: &StorageError) -> &'static str {
     match error {
         StorageError::Full { .. } => DISK_FULL,
-        _ => DISK_FAILED,
+        StorageError::Disk { doing, .. } if doing.starts_with("writing") => WRITE_FAILED,
+        _ => SYNC_FAILED,
     }
 }
