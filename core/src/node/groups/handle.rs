@@ -115,7 +115,8 @@ pub enum GroupEvent {
     Refused(PeerId, Refusal),
     /// The node belongs to this life of the group now.
     Joined(Incarnation),
-    /// It has left a founding that could never be completed.
+    /// It has left a founding that could never be completed, or a life of the group that stands still and in which it
+    /// had nothing, for another.
     LeftFounding(Incarnation),
     /// It follows this leader now, which may be itself; `None` while it knows of none.
     Leader(Option<PeerId>),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rand::Rng;
 
 use super::config::{FoundingRule, LeadershipPreference};
-use super::core::{Core, State};
+use super::core::{Core, Peer, State};
 use super::entry::{Entry, Payload};
 use super::io::Event;
 use super::leading::Leading;
@@ -435,15 +435,39 @@ impl Core {
         (peer.incarnation? != self.incarnation?).then_some(Fate::IsElsewhere)
     }
 
+    /// Goes where others are that have something, once the incarnation stands still in which this member has nothing.
+    ///
+    /// It has never acknowledged anything there, so that nothing rests on it but votes that it may have given, and those
+    /// stay true: to those whom it leaves it has crashed for good. It does not tell them that the incarnation is void,
+    /// as whoever has the proof of that does: others may have all of it. If that one goes on some day, the two meet.
+    /// Without this, a node that came to a group as it died would stand still for ever beside the next one.
+    pub(super) fn leave_for_another(&mut self, now: Instant) {
+        let is_elsewhere = |peer: &Peer| {
+            peer.incarnation.is_some()
+                && peer.incarnation != self.incarnation
+                && peer.commit > Index::ZERO
+        };
+        if self.last() == Position::ZERO
+            && self.peers.values().any(is_elsewhere)
+            && let Some(left) = self.incarnation.take()
+        {
+            self.begin_as_candidate(now, left);
+        }
+    }
+
     fn leave_founding(&mut self, now: Instant) {
         if let Some(left) = self.incarnation.take() {
             self.left = Some(left);
-            self.begin_another_life();
-            self.state = State::Candidate(Candidacy::new(now));
-            self.reforming.begin_anew(now);
-            self.introduce_anew(now);
-            self.event(Event::LeftFounding(left));
+            self.begin_as_candidate(now, left);
         }
+    }
+
+    fn begin_as_candidate(&mut self, now: Instant, left: Incarnation) {
+        self.begin_another_life();
+        self.state = State::Candidate(Candidacy::new(now));
+        self.reforming.begin_anew(now);
+        self.introduce_anew(now);
+        self.event(Event::LeftFounding(left));
     }
 
     /// Forgets all of the incarnation that it has belonged to; the caller has set the one that it belongs to

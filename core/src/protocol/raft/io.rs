@@ -201,7 +201,8 @@ pub enum StopReason {
 pub enum Event {
     /// The node belongs to an incarnation now.
     Joined(Incarnation),
-    /// It has left a founding that could never be completed.
+    /// It has left a founding that could never be completed, or an incarnation that stands still and in which it had
+    /// nothing, for another.
     LeftFounding(Incarnation),
     /// It follows this leader now; `None` while it knows of none.
     Leader(Term, Option<Member>),

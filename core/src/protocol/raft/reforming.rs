@@ -365,6 +365,7 @@ impl Core {
         if is_new {
             self.event(super::io::Event::Stalled(Box::new(stalled)));
         }
+        self.leave_for_another(now);
     }
 
     // ---- Who is asked ----
