@@ -57,7 +57,7 @@ pub(super) const ALL: &[&str] = &[
 ];
 
 /// Those that excuse a run from a check, and how many runs of a million may have each.
-pub(super) const EXCUSES: &[(&str, u32)] = &[(UNJUDGED, 30_000)];
+pub(super) const EXCUSES: &[(&str, u32)] = &[(NOTHING_LEFT, 60_000), (UNJUDGED, 30_000)];
 
 /// What it means that a group has stopped for this. The store of production writes when it makes durable.
 pub(super) fn stopped_by(error: &StorageError) -> &'static str {
