@@ -198,9 +198,9 @@ impl Script {
         let hosts = self.hosts;
         let agree = |clients: &Clients| clients.differs(hosts).is_none();
         let begun = self.control.elapsed();
-        let is_clear = |clients: &Clients| agree(clients) || clients.has_empty_life(hosts);
+        let is_clear = |clients: &Clients| agree(clients) || clients.has_nothing_left(hosts);
         self.wait(SETTLES_WITHIN, is_clear).await?;
-        if self.clients.has_empty_life(hosts) {
+        if self.clients.has_nothing_left(hosts) {
             self.findings.reach(rare::NOTHING_LEFT);
             self.clients.order();
             self.wait(SETTLES_WITHIN, agree).await?;

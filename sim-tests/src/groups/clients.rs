@@ -106,16 +106,14 @@ impl Clients {
         self.orders.send_replace(());
     }
 
-    /// Whether a life of the group stands still of which, on all of these hosts, nothing is left: its members have
-    /// nothing of its log, and cannot know that nobody else has.
-    pub(super) fn has_empty_life(&self, hosts: usize) -> bool {
+    /// Whether a life of the group stands still, and nothing is left of any on all of these hosts: their members have
+    /// nothing of a log, and cannot know that nobody else has.
+    pub(super) fn has_nothing_left(&self, hosts: usize) -> bool {
         let statuses = self.statuses.borrow();
-        let is_empty = |status: &GroupStatus| {
-            let mut same = statuses.values();
-            same.all(|it| it.incarnation != status.incarnation || it.last.index == Index::ZERO)
-        };
-        let mut stalled = statuses.values().filter(|it| it.stalled.is_some());
-        statuses.len() == hosts && stalled.any(is_empty)
+        let mut all = statuses.values();
+        statuses.len() == hosts
+            && statuses.values().any(|it| it.stalled.is_some())
+            && all.all(|it| it.last.index == Index::ZERO)
     }
 
     /// Where all hosts stand.

@@ -21,7 +21,7 @@ pub(super) const SUPERSEDED_WITH_DATA: &str =
 pub(super) const STALLED: &str = "the group stood still, and it was not proved that it had to";
 pub(super) const ORDERED: &str = "an operator had the group go on from what was left";
 pub(super) const NOTHING_LEFT: &str =
-    "nobody that was left of a life had a log, so that it took an operator to go on";
+    "nobody that was left had a log, so that it took an operator to go on";
 pub(super) const REFORMED: &str = "the group was reformed, by proof";
 pub(super) const REFORMED_BY_ORDER: &str = "the group was reformed without proof, by an operator";
 pub(super) const REFORMED_BY_PATIENCE: &str = "the group was reformed without proof, after a time";
