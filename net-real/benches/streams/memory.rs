@@ -22,9 +22,9 @@ async fn stopped() {
     let to = node(Some(&from)).await;
     let mut producer = from.streams().produce::<Raw>();
     let mut consumer = to.streams().consume::<Raw>();
-    let stopped = to.streams().consume::<Raw>();
-    let mut events = stopped.events();
+    let _stopped = to.streams().consume::<Raw>();
     producer.when().subscribed().minimum_of(2).await;
+    let mut events = producer.events();
     let reader = tokio::spawn(async move {
         for sequence in 0..MILLIONS * 1_000_000 {
             let (_, meta) = consumer.recv_with_meta().await.expect("the node runs");
