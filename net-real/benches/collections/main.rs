@@ -16,7 +16,7 @@ use smalti::collections::{Map, MapReader, MapWriter};
 use smalti::discovery::PeerAddr;
 use smalti::{Network, NetworkBuilderExt, NetworkExt, StoreId, discovery, unique_id};
 
-use self::common::{CALLS, loopback, raw_round_trip, runtime};
+use self::common::{CALLS, loopback, mode_and_rounds, raw_round_trip, runtime};
 
 const ID: StoreId = unique_id!("map of the benchmark");
 const WRITERS: usize = 3;
@@ -38,16 +38,7 @@ fn main() {
     if join::play(&arguments) {
         return;
     }
-    let mut arguments = arguments.into_iter();
-    let (mut mode, mut rounds) = ("all".to_owned(), 3);
-    while let Some(argument) = arguments.next() {
-        if argument == "--rounds" {
-            let count = arguments.next().and_then(|it| it.parse().ok());
-            rounds = count.expect("--rounds takes a number");
-        } else {
-            mode = argument;
-        }
-    }
+    let (mode, rounds) = mode_and_rounds(arguments.into_iter());
     let wants = |what: &str| mode == what || mode == "all";
     for round in 1..=rounds {
         println!("round {round}");

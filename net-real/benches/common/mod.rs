@@ -24,6 +24,20 @@ pub(crate) fn runtime(threads: usize) -> Runtime {
         .expect("tokio starts")
 }
 
+/// What is to be measured, by default "all", and how often: what the arguments of a benchmark say.
+pub(crate) fn mode_and_rounds(mut arguments: impl Iterator<Item = String>) -> (String, usize) {
+    let (mut mode, mut rounds) = ("all".to_owned(), 3);
+    while let Some(argument) = arguments.next() {
+        if argument == "--rounds" {
+            let count = arguments.next().and_then(|it| it.parse().ok());
+            rounds = count.expect("--rounds takes a number");
+        } else {
+            mode = argument;
+        }
+    }
+    (mode, rounds)
+}
+
 pub(crate) fn loopback() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
 }

@@ -22,7 +22,7 @@ use smalti::groups::{
 use smalti::{Network, NetworkExt, Strong, UniqueId, discovery, unique_id};
 use tokio::runtime::Runtime;
 
-use self::common::{CALLS, loopback, raw_round_trip, runtime};
+use self::common::{CALLS, loopback, mode_and_rounds, raw_round_trip, runtime};
 use self::counted::{Cost, Counted, Syncs};
 use self::process::resident;
 
@@ -63,16 +63,7 @@ impl StateMachine for Counter {
 
 fn main() {
     // Cargo adds an argument of its own.
-    let mut arguments = std::env::args().skip(1).filter(|it| it != "--bench");
-    let (mut mode, mut rounds) = ("all".to_owned(), 3);
-    while let Some(argument) = arguments.next() {
-        if argument == "--rounds" {
-            let count = arguments.next().and_then(|it| it.parse().ok());
-            rounds = count.expect("--rounds takes a number");
-        } else {
-            mode = argument;
-        }
-    }
+    let (mode, rounds) = mode_and_rounds(std::env::args().skip(1).filter(|it| it != "--bench"));
     let wants = |what: &str| mode == what || mode == "all";
     for round in 1..=rounds {
         println!("round {round}");

@@ -23,8 +23,8 @@ pub(crate) fn loopback() -> [SocketAddr; 1] {
 
 /// Dials a node by hand.
 pub(crate) struct Dialer {
-    pub(crate) endpoint: Arc<dyn Endpoint>,
-    pub(crate) target: PeerAddr,
+    endpoint: Arc<dyn Endpoint>,
+    target: PeerAddr,
 }
 
 impl Dialer {

@@ -98,19 +98,11 @@ fn is_after(version: Version, at: Version) -> Result<bool, String> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use smalti_core::Digest;
     use smalti_core::collections::SetChange;
-    use smalti_core::groups::{Incarnation, Index};
 
     use super::*;
     use crate::collections::contents::Members;
-
-    fn version(life: u8, index: u64) -> Version {
-        Version {
-            incarnation: Incarnation(Digest::from_bytes([life; 32])),
-            index: Index(index),
-        }
-    }
+    use crate::collections::record::version;
 
     fn insert(version: Version, item: u64) -> Changed<SetChange<u64>> {
         Changed {

@@ -310,16 +310,8 @@ impl Items {
 
 #[cfg(test)]
 mod tests {
-    use smalti_core::Digest;
-
     use super::*;
-
-    fn version(life: u8, index: u64) -> Version {
-        Version {
-            incarnation: Incarnation(Digest::from_bytes([life; 32])),
-            index: Index(index),
-        }
-    }
+    use crate::collections::record::version;
 
     fn done<T>(index: u64, what: T) -> Fate<T> {
         Fate::Done(version(1, index), what)

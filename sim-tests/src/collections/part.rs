@@ -136,18 +136,9 @@ fn is_settled<C: Contents>(record: &Record<C>, hosts: usize) -> Result<(), Strin
 mod tests {
     use std::collections::BTreeSet;
 
-    use smalti_core::Digest;
-    use smalti_core::groups::{Incarnation, Index, Version};
-
     use super::*;
     use crate::collections::contents::Members;
-
-    fn version(life: u8, index: u64) -> Version {
-        Version {
-            incarnation: Incarnation(Digest::from_bytes([life; 32])),
-            index: Index(index),
-        }
-    }
+    use crate::collections::record::version;
 
     #[test]
     fn hosts_are_settled_when_all_got_through_and_show_the_same() {

@@ -80,21 +80,24 @@ pub(super) fn is_fresh(version: Version, acknowledged: &Acknowledged) -> Result<
     }
 }
 
+/// The version of so many entries of a life, for tests.
+#[cfg(test)]
+pub(super) fn version(life: u8, index: u64) -> Version {
+    Version {
+        incarnation: Incarnation(smalti_core::Digest::from_bytes([life; 32])),
+        index: Index(index),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use smalti_core::Digest;
-
     use super::*;
 
     #[test]
     fn what_lacks_something_acknowledged_is_not_fresh() {
-        let life = |n| Incarnation(Digest::from_bytes([n; 32]));
-        let at = |index| Version {
-            incarnation: life(1),
-            index: Index(index),
-        };
-        let acknowledged = Acknowledged::from([(life(1), Index(5)), (life(2), Index(9))]);
-        is_fresh(at(5), &acknowledged).unwrap();
-        is_fresh(at(4), &acknowledged).unwrap_err();
+        let acknowledged = [version(1, 5), version(2, 9)].map(|it| (it.incarnation, it.index));
+        let acknowledged = Acknowledged::from(acknowledged);
+        is_fresh(version(1, 5), &acknowledged).unwrap();
+        is_fresh(version(1, 4), &acknowledged).unwrap_err();
     }
 }
