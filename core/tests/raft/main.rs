@@ -65,6 +65,7 @@ scripts! {
     a_v_the_founder_leads_term_1_only_in_the_run_that_founded
     c6_one_becomes_three_in_one_entry
     c6_three_voters_are_durable_at_the_one_before_the_others_hear_of_it
+    c6_three_voters_are_durable_at_the_one_before_they_count
     c8_a_silent_voter_of_three_is_replaced_by_one_learner
     catch_up_with_a_snapshot
     catch_up_with_entries_of_several

@@ -73,6 +73,10 @@ const CAUGHT: &[(Mutant, &str)] = &[
         "c6_three_voters_are_durable_at_the_one_before_the_others_hear_of_it",
     ),
     (
+        Mutant::ThreeFromOneCounted,
+        "c6_three_voters_are_durable_at_the_one_before_they_count",
+    ),
+    (
         Mutant::ThreeDemotedToTwo,
         "h15_three_with_a_silent_voter_stay_three",
     ),

@@ -250,6 +250,11 @@ impl Plan {
             self.trials.majorities,
             &mut |rng, node, lasts| trials::majorities(rng, node, lasts, nodes),
         );
+        each(
+            "fault/slow founder",
+            self.trials.slow_founder,
+            &mut |rng, _, lasts| trials::slow_founder(rng, lasts),
+        );
         schedule.events.sort_by_key(|event| event.at);
         for event in &mut schedule.events {
             // Clocks are wrong from the start.

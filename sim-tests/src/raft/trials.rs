@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
-use smalti_core::protocol::raft::{Config, FoundingRule};
+use smalti_core::protocol::raft::{Config, FoundingRule, StorageClass};
 use smalti_sim::NodeIndex;
 use smalti_sim::faults::{Churn, Fault, FaultEvent, Latency, LinkFaults};
 use smalti_sim::rng::{Streams, below, between, chance};
@@ -41,6 +41,8 @@ pub(super) struct Trials {
     pub(super) rolling: Option<Churn>,
     /// A majority of the nodes crashes at about one moment, and comes back.
     pub(super) majorities: Option<Churn>,
+    /// The disk of one that founded alone falls behind what the others have, and the node crashes.
+    pub(super) slow_founder: Option<Churn>,
     /// Operators who have a group go on from what is left, whether or not that is wise.
     pub(super) orders: Vec<(SimTime, NodeIndex)>,
 }
@@ -102,6 +104,12 @@ impl Trials {
             }),
             _ => None,
         };
+        let rng = &mut streams.stream("plan/slow founder");
+        let may_forget = beginning == Beginning::Alone && config.storage == StorageClass::Durable;
+        let slow_founder = (may_forget && chance(rng, 500_000)).then(|| Churn {
+            every: between(rng, unit * 2, unit * 8),
+            lasts: between(rng, unit / 2, unit * 2),
+        });
         if beginning != Beginning::Together {
             config.founding = if chance(rng, 500_000) {
                 FoundingRule::Any
@@ -115,6 +123,7 @@ impl Trials {
             slow_paths,
             rolling,
             majorities,
+            slow_founder,
             orders,
         }
     }
@@ -253,6 +262,18 @@ pub(super) fn majorities(
         faults.push((at + down, Fault::Restart(node)));
     }
     faults
+}
+
+/// Has the disk of the first node fall behind for so long, and then the node crash.
+pub(super) fn slow_founder(rng: &mut ChaCha8Rng, lasts: Duration) -> Vec<(Duration, Fault)> {
+    let founder = NodeIndex(0);
+    let down = between(rng, Duration::ZERO, DOWN_MAX);
+    vec![
+        (Duration::ZERO, Fault::SlowDisk(founder, 10_000)),
+        (lasts, Fault::Crash(founder)),
+        (lasts, Fault::SlowDisk(founder, 1)),
+        (lasts + down, Fault::Restart(founder)),
+    ]
 }
 
 /// How long drivers collect inputs before they take outputs.

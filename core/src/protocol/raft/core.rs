@@ -123,8 +123,8 @@ pub(super) struct Core {
     /// Voters whose store was set back: they have forgotten votes and acknowledgements, so that none of theirs
     /// counts until they are demoted.
     pub(super) set_back: BTreeSet<Member>,
-    /// A leader says nothing before this write is durable: a founding of its own, or a change that makes three
-    /// voters of one.
+    /// A leader says nothing and commits nothing before this write is durable: a founding of its own, or a change
+    /// that makes three voters of one.
     pub(super) silent_until: WriteId,
     /// The founding that this run has left last: it can never be completed.
     pub(super) left: Option<Incarnation>,

@@ -374,7 +374,7 @@ impl Core {
         self.append_own(Payload::Configuration(configuration));
         // From one to three is the one change after which the old majority and the new one may have nobody
         // in common: the sole voter, started again without the entry, would lead alone beside the two
-        // others. So nobody hears of it before the sole voter has it on disk.
+        // others. So nobody hears of it, and nothing is committed by it, before the sole voter has it on disk.
         if was_alone && adds && !mutant!(self.config, ThreeFromOneUnpersisted) {
             self.silent_until = self.disk.latest();
         }

@@ -54,6 +54,7 @@ pub enum Mutant {
     CompactBeyondDurableSnapshot,
     DefaultHashedOrder,
     ThreeFromOneUnpersisted,
+    ThreeFromOneCounted,
     AppliedWhileFrozen,
     ReadWhileFrozen,
     BothSeal,
@@ -185,6 +186,10 @@ impl Mutant {
         (
             Self::ThreeFromOneUnpersisted,
             "a sole voter has the two others on disk before they hear of it",
+        ),
+        (
+            Self::ThreeFromOneCounted,
+            "... and before what they have acknowledged counts",
         ),
         (
             Self::AppliedWhileFrozen,

@@ -176,10 +176,17 @@ impl Core {
         let is_unproved = matches!(&self.state, State::Leader(leading) if !leading.is_accepted);
         // What was accepted once stays so, whoever of those listed is no voter any more.
         let was_accepted = is_unproved && (self.commit > Index(1) || self.has_data());
+        // Two that have just become voters could be a majority without the one who voted alone, and who may
+        // still forget them. It would then lead without what they were counted for.
+        let is_silent = !self.disk.is_durable(self.silent_until);
+        let is_silent = is_silent && !mutant!(self.config, ThreeFromOneCounted);
         let State::Leader(leading) = &mut self.state else {
             return;
         };
         leading.is_accepted |= was_accepted;
+        if is_silent {
+            return;
+        }
         let (me, own) = (self.me, self.disk.durable_last());
         leading.backlog.settled(self.commit.min(own));
         let counts_learners = mutant!(self.config, LearnerCounted);
