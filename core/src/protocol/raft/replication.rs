@@ -185,6 +185,7 @@ impl Core {
         };
         leading.is_accepted |= was_accepted;
         if is_silent {
+            leading.held = None;
             return;
         }
         let (me, own) = (self.me, self.disk.durable_last());
