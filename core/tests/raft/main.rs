@@ -40,6 +40,7 @@ scripts! {
     h4_calls_and_reads_end_with_their_incarnation
     b6_of_two_voters_one_forgets
     b6_of_two_voters_the_second_is_told
+    b6_a_seal_in_whose_place_something_was_committed
     h3_a_new_leader_goes_on_with_the_offer
     h3_an_offer_that_is_not_answered_is_taken_back
     b6_a_crash_before_the_change_over_is_durable

@@ -111,6 +111,10 @@ const CAUGHT: &[(Mutant, &str)] = &[
         "b1_b5_a_seal_behind_a_thaw_is_void",
     ),
     (
+        Mutant::SealedByAbsence,
+        "b6_a_seal_in_whose_place_something_was_committed",
+    ),
+    (
         Mutant::ChangeOverBeforeCommit,
         "b6_of_two_voters_the_second_is_told",
     ),

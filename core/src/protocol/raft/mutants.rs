@@ -59,6 +59,7 @@ pub enum Mutant {
     ReadWhileFrozen,
     BothSeal,
     SealedBehindThawed,
+    SealedByAbsence,
     ChangeOverBeforeCommit,
     ReformWithoutProof,
     PledgeBroken,
@@ -206,6 +207,10 @@ impl Mutant {
         (
             Self::SealedBehindThawed,
             "a seal is void unless the incarnation is frozen where it lies",
+        ),
+        (
+            Self::SealedByAbsence,
+            "a seal that nobody can commit any more counts only where nothing can have been committed in its place",
         ),
         (
             Self::ChangeOverBeforeCommit,

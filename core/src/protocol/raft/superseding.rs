@@ -132,18 +132,26 @@ impl Core {
         }
     }
 
-    /// Goes over where the log ends in a seal that is not known to be committed, and never will be by those that
-    /// are left: of two voters one has gone over and forgotten, and the other is no majority (schedule B6).
+    /// Goes over where the log ends in a seal that is not known to be committed, and never will be: of two voters one
+    /// has gone over and forgotten, and the other is no majority (schedule B6).
     pub(super) fn change_over_if_proved(&mut self, now: Instant) {
         if self.incarnation.is_none() || self.log.configured_at() > self.commit {
             return;
         }
-        let voters = &self.configuration().voters;
-        let gone = voters.iter().filter(|voter| self.fate_of(voter).is_some());
-        let (gone, all) = (gone.count(), voters.len());
-        // Half of an even set is enough.
-        let is_no_majority = gone > 0 && all - gone < all / 2 + 1;
-        if is_no_majority && let Some(seal) = self.foreseen_seal() {
+        let configuration = self.configuration();
+        // That nobody can commit the seal any more does not say that nothing was committed in its place: a majority
+        // without this member may have taken the offer back before it was gone, and have acknowledged what clients
+        // wrote then. Only one that every majority needs has all that can ever have been committed in its own log. With
+        // more voters the incarnation is reformed from what is left, and meets the other one again.
+        let is_needed = configuration.is_voter(&self.me)
+            && configuration.majority() == configuration.voters.len();
+        let is_needed = is_needed || mutant!(self.config, SealedByAbsence);
+        let mut voters = configuration.voters.iter();
+        let is_no_majority = voters.any(|voter| self.fate_of(voter).is_some());
+        if is_needed
+            && is_no_majority
+            && let Some(seal) = self.foreseen_seal()
+        {
             self.change_over(now, seal);
         }
     }
