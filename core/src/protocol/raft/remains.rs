@@ -121,7 +121,7 @@ impl Survey<'_> {
         let goes_on = |answer: &Answer| answer.remains.goes_on;
         if self.ours.goes_on
             || self.answers.values().any(goes_on)
-            || parts.values().any(|candidate| could_win(candidate, &parts))
+            || parts.keys().any(|candidate| could_win(candidate, &parts))
         {
             return Finding::GoesOn;
         }
@@ -186,14 +186,19 @@ impl Survey<'_> {
     }
 }
 
-/// Whether so many of those that take part would vote for a candidate that it would be elected.
-fn could_win(candidate: &Part, parts: &BTreeMap<Member, &Part>) -> bool {
+/// Whether so many of those that take part would vote for `candidate` that it would be elected.
+fn could_win(candidate: &Member, parts: &BTreeMap<Member, &Part>) -> bool {
+    let Some(own) = parts.get(candidate) else {
+        return false;
+    };
     let would_vote = |voter: &&Member| {
         let part = parts.get(voter);
-        part.is_some_and(|part| part.last <= candidate.last)
+        part.is_some_and(|part| part.last <= own.last)
     };
-    let votes = candidate.voters.iter().filter(would_vote).count();
-    votes > candidate.voters.len() / 2
+    let votes = own.voters.iter().filter(would_vote).count();
+    // Only voters stand for election. A learner may be the only one that has a change of voters by which others would
+    // be a majority, and they have not: nobody is ever elected, and to wait for it would be to wait for ever.
+    own.voters.contains(candidate) && votes > own.voters.len() / 2
 }
 
 #[cfg(test)]
@@ -364,6 +369,24 @@ mod tests {
             judge(&nothing(), at(5, 1), &[(member(2, 1), OF, hears)]),
             Finding::GoesOn
         );
+    }
+
+    #[test]
+    fn who_never_stands_for_election_is_not_waited_for() {
+        // By what 5 has 1 and 2 are a majority; by what they have they need one of 3 and 4.
+        let ours = part(at(5, 1), at(5, 1), &[1, 2, 3, 4]);
+        let others = |voters| {
+            [
+                (member(2, 1), OF, ours.clone()),
+                (member(3, 2), 0, nothing()),
+                (member(4, 2), 0, nothing()),
+                (member(5, 1), OF, part(at(6, 1), at(5, 1), voters)),
+            ]
+        };
+        let finding = judge(&ours, at(5, 1), &others(&[1, 2, 3]));
+        assert_eq!(left(finding).heir, member(5, 1));
+        let as_voter = judge(&ours, at(5, 1), &others(&[1, 2, 5]));
+        assert_eq!(as_voter, Finding::GoesOn);
     }
 
     #[test]
