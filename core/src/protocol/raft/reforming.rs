@@ -106,6 +106,12 @@ impl Reforming {
         self.pledged.is_some()
     }
 
+    /// Gives the word no longer, nor founds by it in this turn.
+    fn take_word_back(&mut self) {
+        self.pledged = None;
+        self.decided = None;
+    }
+
     /// Whether this life is known to be over.
     pub(super) fn is_gone(&self, life: &Member) -> bool {
         let gone = self.pledged.iter();
@@ -311,7 +317,7 @@ impl Core {
                 // It is certain that nothing can be lost by it but what is lost already.
                 self.reforming.agrees = true;
             } else if is_ours {
-                self.go_on_with_proof(now, pledge, left);
+                self.go_on_with_proof(now, of, pledge, left);
             } else {
                 self.reforming.rounds = self.reforming.rounds.saturating_add(1);
                 if self.reforming.rounds > ROUNDS_MAX {
@@ -338,11 +344,25 @@ impl Core {
 
     /// It is proved that nobody can go on, and up to this member to found. First all that take part give their
     /// word: what they have answered in this round stays as it is.
-    fn go_on_with_proof(&mut self, now: Instant, pledge: Option<Pledge>, left: Left) {
+    fn go_on_with_proof(
+        &mut self,
+        now: Instant,
+        of: Incarnation,
+        pledge: Option<Pledge>,
+        left: Left,
+    ) {
+        let size = left.participants.len().max(left.gone.len());
+        if size > NAMED_MAX {
+            // Nobody gives a word that names so many, and what was answered without one may change.
+            self.report(now, of, Vec::new());
+            return;
+        }
+        // The word may have been taken back since, by somebody who is no longer there.
+        let is_pledged = self.reforming.is_pledged() || mutant!(self.config, PledgeBroken);
         let is_given = pledge.is_some_and(|pledge| {
             left.participants.is_subset(&pledge.participants) && left.gone.is_subset(&pledge.gone)
         });
-        if is_given {
+        if is_given && is_pledged {
             self.reforming.decided = Some(true);
             return;
         }
@@ -486,7 +506,7 @@ impl Core {
         }
         // Somebody lives that nobody who gave the word knew of: it was given by mistake, and the group may need
         // this member to go on.
-        self.reforming.pledged = None;
+        self.reforming.take_word_back();
         false
     }
 
@@ -498,7 +518,7 @@ impl Core {
                 && !pledge.participants.contains(&answer.member)
         });
         if is_wrong {
-            self.reforming.pledged = None;
+            self.reforming.take_word_back();
         }
     }
 
