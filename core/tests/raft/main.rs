@@ -129,6 +129,7 @@ scripts! {
     h26_a_store_set_back_to_an_earlier_boot
     h26_a_store_that_was_set_back_is_not_counted
     h27_all_take_the_same_snapshot
+    h27_a_snapshot_from_behind_the_seal_has_it
     h28_the_leader_counts_itself_once_its_own_write_is_durable
     h29_a_late_order_to_stand_is_ignored
     h5_a_leader_that_dies_with_an_uncommitted_tail_is_replaced
