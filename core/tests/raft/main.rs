@@ -99,6 +99,7 @@ scripts! {
     d1c_voters_unknown_to_all_that_are_left
     h11_a_pledge_is_kept
     h11_a_pledge_that_came_to_nothing
+    h11_a_pledge_that_others_do_not_know_of
     h11_who_never_stands_is_not_waited_for
     d1a_who_does_not_know_the_present_voters_waits
     d1b_who_alone_knows_of_a_change_leaves_the_others_alone

@@ -123,6 +123,10 @@ const CAUGHT: &[(Mutant, &str)] = &[
         "h11_without_proof_the_group_stands_still",
     ),
     (Mutant::PledgeBroken, "h11_a_pledge_is_kept"),
+    (
+        Mutant::WordOfOthers,
+        "h11_a_pledge_that_others_do_not_know_of",
+    ),
     (Mutant::ReformFromAnyLog, "h11_the_best_log_is_gone_on_from"),
     (
         Mutant::CompactBeyondDurableSnapshot,

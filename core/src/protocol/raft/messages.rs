@@ -11,7 +11,7 @@ use super::remains::Remains;
 use super::standing::{Offer, Seal};
 use super::store::Manifest;
 use super::types::{Charter, Incarnation, Index, Member, Position, Run, Term};
-use crate::id::{Instance, PeerId};
+use crate::id::{Digest, Instance, PeerId};
 
 /// A message and between whom it goes: a peer's messages may still be on their way when it, or the
 /// addressee, has begun another life, and the group as well.
@@ -189,6 +189,15 @@ pub struct Pledge {
     pub participants: BTreeSet<Member>,
     /// The lives that are over. What they have said and is still on its way is not listened to any more.
     pub gone: BTreeSet<Member>,
+}
+
+impl Pledge {
+    /// The digest of those that take part: the word that they give together.
+    pub(super) fn word(&self) -> Digest {
+        let parts = self.participants.iter();
+        let parts = parts.flat_map(|it| [&it.peer.as_bytes()[..], &it.instance.as_bytes()[..]]);
+        Digest::of("smalti reform word", &parts.collect::<Vec<_>>())
+    }
 }
 
 /// What members of two incarnations say to each other.

@@ -63,6 +63,7 @@ pub enum Mutant {
     ChangeOverBeforeCommit,
     ReformWithoutProof,
     PledgeBroken,
+    WordOfOthers,
     ReformFromAnyLog,
 }
 
@@ -223,6 +224,10 @@ impl Mutant {
         (
             Self::PledgeBroken,
             "who takes part in a reform does nothing more for the incarnation before",
+        ),
+        (
+            Self::WordOfOthers,
+            "who goes over without its state has given its word with those by whose word it was founded",
         ),
         (
             Self::ReformFromAnyLog,

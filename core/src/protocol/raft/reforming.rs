@@ -12,7 +12,7 @@ use super::messages::{Message, Pledge, Reform};
 use super::mutants::mutant;
 use super::remains::{Answer, Finding, Left, NAMED_MAX, Part, Remains, Survey};
 use super::types::{Incarnation, Member, Position};
-use crate::id::PeerId;
+use crate::id::{Digest, PeerId};
 use crate::time::{Duration, Instant};
 
 /// A member that has heard no leader for so many times the longest election timeout asks what is left.
@@ -53,8 +53,15 @@ pub(super) struct Reforming {
     /// It has agreed to leave the incarnation for one that was reformed from it.
     agrees: bool,
     pledged: Option<Pledge>,
-    /// It is to found now; whether by proof.
-    decided: Option<bool>,
+    /// It is to found now.
+    decided: Option<Decision>,
+}
+
+/// To found an incarnation that goes on from the present one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Decision {
+    /// The digest of those by whose word that is proved to be right; `None` where it is not.
+    pub(super) word: Option<Digest>,
 }
 
 /// An order to reform without proof.
@@ -118,8 +125,13 @@ impl Reforming {
         gone.into_iter().any(|pledge| pledge.gone.contains(life))
     }
 
-    /// Takes the decision to found, once; whether by proof.
-    pub(super) fn take_decision(&mut self) -> Option<bool> {
+    /// The digest of all that it has given its word with.
+    pub(super) fn word(&self) -> Option<Digest> {
+        self.pledged.as_ref().map(Pledge::word)
+    }
+
+    /// Takes the decision to found, once.
+    pub(super) fn take_decision(&mut self) -> Option<Decision> {
         self.decided.take()
     }
 }
@@ -338,7 +350,7 @@ impl Core {
         if is_ordered && is_followed {
             self.reforming.agrees = true;
         } else if is_ordered && is_ours {
-            self.reforming.decided = Some(false);
+            self.reforming.decided = Some(Decision { word: None });
         }
     }
 
@@ -359,11 +371,15 @@ impl Core {
         }
         // The word may have been taken back since, by somebody who is no longer there.
         let is_pledged = self.reforming.is_pledged() || mutant!(self.config, PledgeBroken);
-        let is_given = pledge.is_some_and(|pledge| {
-            left.participants.is_subset(&pledge.participants) && left.gone.is_subset(&pledge.gone)
+        // By the word of just those that take part now: whoever else has given it may know of more.
+        let given = pledge.filter(|pledge| {
+            left.participants == pledge.participants && left.gone.is_subset(&pledge.gone)
         });
-        if is_given && is_pledged {
-            self.reforming.decided = Some(true);
+        if let Some(pledge) = given
+            && is_pledged
+        {
+            let word = Some(pledge.word());
+            self.reforming.decided = Some(Decision { word });
             return;
         }
         let pledge = Pledge {
@@ -559,7 +575,7 @@ mod tests {
             participants: BTreeSet::new(),
             gone: BTreeSet::from([life]),
         });
-        reforming.decided = Some(true);
+        reforming.decided = Some(Decision { word: None });
         assert!(reforming.is_pledged() && reforming.is_gone(&life));
         reforming.begin_anew(Instant::ZERO);
         assert!(!reforming.is_pledged() && !reforming.is_gone(&life));

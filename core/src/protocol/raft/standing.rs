@@ -13,6 +13,7 @@ use super::config::Config;
 use super::entry::{Entry, Payload};
 use super::mutants::mutant;
 use super::types::{Incarnation, Position};
+use crate::id::Digest;
 
 /// Incarnations whose offers an incarnation decides on, at most: what it has decided is never forgotten.
 const DECIDED_MAX: usize = 64;
@@ -29,8 +30,9 @@ pub struct Ancestor {
     pub at: Position,
     /// The commands of clients that were applied up to there.
     pub commands: u64,
-    /// It was proved that it could not go on by itself; else an operator has said so.
-    pub is_proved: bool,
+    /// Where it was proved that it could not go on by itself: the digest of the lives by whose word that was. `None`
+    /// where an operator has said so.
+    pub word: Option<Digest>,
 }
 
 /// How much an incarnation has to lose. Of two that meet the heavier one stays.
@@ -288,7 +290,6 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::Digest;
     use crate::protocol::raft::types::{Index, Term};
 
     fn incarnation(n: u8) -> Incarnation {
@@ -417,7 +418,7 @@ mod tests {
             incarnation: incarnation(n),
             at: at(9),
             commands,
-            is_proved: true,
+            word: Some(Digest::from_bytes([n; 32])),
         };
         let mut before = decided(&offer(0, 1, 5, 0), 3);
         before.freeze(incarnation(1), at(8), incarnation(2), 3);

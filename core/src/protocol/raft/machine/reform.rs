@@ -9,6 +9,8 @@ use crate::protocol::raft::catch_up::{CatchUp, Gained, Gap};
 use crate::protocol::raft::entry::Owner;
 use crate::protocol::raft::io::{Event, Reformed, StopReason};
 use crate::protocol::raft::messages::{Envelope, Message};
+use crate::protocol::raft::mutants::mutant;
+use crate::protocol::raft::reforming::Decision;
 use crate::protocol::raft::replica::ancestor_in;
 use crate::protocol::raft::state::StateMachine;
 use crate::protocol::raft::store::Snapshot;
@@ -36,8 +38,8 @@ impl Following {
 impl<S: StateMachine> Raft<S> {
     /// Does what is due of reforming, at the end of what was handled in this turn.
     pub(super) fn go_on_reforming(&mut self, now: Instant) {
-        if let Some(is_proved) = self.core.reforming.take_decision() {
-            self.reform(now, is_proved);
+        if let Some(decision) = self.core.reforming.take_decision() {
+            self.reform(now, decision);
         }
         if self.core.reforming.is_pledged() {
             // What others have is no news any more.
@@ -48,7 +50,7 @@ impl<S: StateMachine> Raft<S> {
 
     /// Founds the incarnation that goes on from what this member has: all of its log, whether or not it was known to be
     /// committed. What of it was acknowledged is not known.
-    fn reform(&mut self, now: Instant, is_proved: bool) {
+    fn reform(&mut self, now: Instant, decision: Decision) {
         let Some(parent) = self.core.incarnation else {
             return;
         };
@@ -72,7 +74,7 @@ impl<S: StateMachine> Raft<S> {
             incarnation: parent,
             at,
             commands: self.replica.commands(),
-            is_proved,
+            word: decision.word,
         };
         // Above all that was seen of the one before, so that terms and indexes only ever rise.
         let position = Position {
@@ -121,7 +123,7 @@ impl<S: StateMachine> Raft<S> {
             },
             incarnation,
             at: ancestor.at,
-            is_proved: ancestor.is_proved,
+            is_proved: ancestor.word.is_some(),
             state,
         })));
         self.core.event(Event::Joined(incarnation));
@@ -212,10 +214,11 @@ impl<S: StateMachine> Raft<S> {
             Err(error) => return self.core.stop(StopReason::Snapshot(error.0)),
         };
         let applied = self.replica.applied().index;
-        // A word may have been given on another attempt, which came to nothing: what was founded since without proof has asked
-        // nobody for one, and may lack what this member knows to be committed.
-        let is_included =
-            applied == Index::ZERO || (ancestor.is_proved && self.core.reforming.is_pledged());
+        // All that this member knows to be committed is in what was founded by its word. But that may have been on another
+        // attempt, which came to nothing: those who have founded since, by proof or without, need not know of it.
+        let word = self.core.reforming.word();
+        let is_ours = word == ancestor.word || mutant!(self.core.config, WordOfOthers);
+        let is_included = applied == Index::ZERO || (word.is_some() && is_ours);
         let state = (!is_included).then(|| self.replica.chunks());
         let instance = self.core.next_instance();
         let owner = Owner {
