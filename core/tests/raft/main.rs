@@ -129,6 +129,9 @@ scripts! {
     h26_a_member_that_was_set_back_votes_again_once_demoted
     h26_a_store_set_back_to_an_earlier_boot
     h26_a_store_that_was_set_back_is_not_counted
+    h26_who_was_set_back_is_not_elected
+    h26_what_a_later_leader_had_it_drop_is_not_forgotten
+    h26_what_a_leader_has_found_out_outlives_its_term
     h27_all_take_the_same_snapshot
     h27_a_snapshot_from_behind_the_seal_has_it
     h28_the_leader_counts_itself_once_its_own_write_is_durable

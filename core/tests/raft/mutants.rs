@@ -88,6 +88,14 @@ const CAUGHT: &[(Mutant, &str)] = &[
         Mutant::FailedSyncRetried,
         "h26_a_failed_write_stops_the_member",
     ),
+    (
+        Mutant::VoteForSetBack,
+        "h26_who_was_set_back_is_not_elected",
+    ),
+    (
+        Mutant::SuspicionEndsWithTerm,
+        "h26_what_a_leader_has_found_out_outlives_its_term",
+    ),
     (Mutant::NoPreviousTermCheck, "replication_conflict"),
     (
         Mutant::StaleVotesCounted,

@@ -248,8 +248,12 @@ impl Names {
         } else {
             ""
         };
+        let set_back = match &remains.set_back[..] {
+            [] => String::new(),
+            set_back => format!(", set back {}", self.members(set_back)),
+        };
         format!(
-            "{part}, knows {}{goes_on}{gone_over}",
+            "{part}, knows {}{set_back}{goes_on}{gone_over}",
             self.members(&remains.knows)
         )
     }

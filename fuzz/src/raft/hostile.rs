@@ -398,6 +398,7 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
                 is_observer: self.chance(4),
             }),
             knows: self.members(),
+            set_back: self.members(),
         }
     }
 

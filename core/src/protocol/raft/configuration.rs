@@ -34,6 +34,11 @@ impl Configuration {
         self.voters.contains(member)
     }
 
+    /// How often `peer` has been demoted, as far as that is remembered.
+    pub(super) fn demotions_of(&self, peer: &PeerId) -> u32 {
+        self.demotions.get(peer).copied().unwrap_or_default()
+    }
+
     /// Counts a demotion of `peer`.
     pub(super) fn note_demotion(&mut self, peer: PeerId) {
         let demotions = self.demotions.entry(peer).or_default();

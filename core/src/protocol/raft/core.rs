@@ -1,6 +1,6 @@
 //! What the parts of the machine share: who the member is, what it has promised, whom it knows.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use rand::Rng;
@@ -119,10 +119,10 @@ pub(super) struct Core {
     pub(super) surroundings: Surroundings,
     pub(super) disk: Disk,
     /// The latest run that was heard of each voter, beyond the bond.
-    runs: BTreeMap<Member, Run>,
+    pub(super) runs: BTreeMap<Member, Run>,
     /// Voters whose store was set back: they have forgotten votes and acknowledgements, so that none of theirs
-    /// counts until they are demoted.
-    pub(super) set_back: BTreeSet<Member>,
+    /// counts until they are demoted. Each with how often its peer had been by then.
+    pub(super) set_back: BTreeMap<Member, u32>,
     /// A leader says nothing and commits nothing before this write is durable: a founding of its own, or a change
     /// that makes three voters of one.
     pub(super) silent_until: WriteId,
@@ -210,7 +210,7 @@ impl Core {
             surroundings: Surroundings::default(),
             disk: Disk::new(is_durable, last),
             runs: BTreeMap::new(),
-            set_back: BTreeSet::new(),
+            set_back: BTreeMap::new(),
             silent_until: WriteId(0),
             left: None,
             standing: Standing::default(),
@@ -425,21 +425,6 @@ impl Core {
             self.was_voter = is_voter;
             self.event(Event::Voting(is_voter));
         }
-    }
-
-    /// Forgets the runs of those that vote no longer and are not there: nothing rests on what they have promised.
-    pub(super) fn forget_former_voters(&mut self) {
-        if self.log.configured_at() > self.commit {
-            return;
-        }
-        let voters = &self.log.configuration().voters;
-        self.set_back.retain(|member| voters.contains(member));
-        let peers = &self.peers;
-        self.runs.retain(|member, _| {
-            let peer = peers.get(&member.peer);
-            voters.contains(member)
-                || peer.is_some_and(|peer| peer.instance == Some(member.instance))
-        });
     }
 
     /// Leaves the group for good.
@@ -665,6 +650,7 @@ impl Core {
                 if let State::Leader(leading) = &mut self.state {
                     leading.suspect(member);
                 }
+                self.note_set_back(member);
             }
             return false;
         }
@@ -682,6 +668,7 @@ impl Core {
             peer.pong = 0;
         }
         let member = sender;
+        let mut is_set_back = false;
         let before = self.runs.get(&member);
         if before.is_some_and(|before| envelope.run.is_set_back_from(*before)) {
             // It may be from before its last start, and late. Only what answers a question asked from now on was
@@ -693,9 +680,7 @@ impl Core {
                     return false;
                 }
                 Some(asked) if pong < asked => return false,
-                Some(_) => {
-                    self.set_back.insert(member);
-                }
+                Some(_) => is_set_back = true,
             }
         }
         self.runs.insert(member, envelope.run);
@@ -739,8 +724,14 @@ impl Core {
                 || (envelope.incarnation.is_some() && mutant!(self.config, IncarnationIgnored));
             if is_ours {
                 let (run, recovered) = (envelope.run, hello.recovered);
-                leading.joined(now, member, last, is_new_boot, run, recovered);
+                let recovered = (recovered, self.commit);
+                let is_certain = leading.joined(now, member, last, is_new_boot, run, recovered);
+                is_set_back |= is_certain && !mutant!(self.config, SuspicionEndsWithTerm);
             }
+        }
+        if is_set_back {
+            // Beyond the term of whoever has found it out: what it has forgotten it has forgotten for all.
+            self.note_set_back(member);
         }
         true
     }

@@ -137,6 +137,11 @@ impl Core {
         candidacy: Candidacy,
         pre: bool,
     ) -> Verdict {
+        // Its own vote is worth nothing, and would be one of a majority with ours: it has forgotten what it has acknowledged
+        // together with others, and we never had that (schedule H26).
+        if self.is_set_back(&candidate) && !mutant!(self.config, VoteForSetBack) {
+            return Verdict::Refused;
+        }
         // The candidate's configuration says who votes, not ours: a member that was promoted may be needed
         // before it has heard of it (schedule H17). An observer is in none, but where it was a voter before it began
         // to observe: then the others may need it to elect a leader that replaces it.
@@ -203,7 +208,7 @@ impl Core {
             return;
         }
         // Its store was set back: it may have voted for another in this term, and forgotten (schedule H26).
-        if self.set_back.contains(&voter) {
+        if self.is_set_back(&voter) {
             return;
         }
         let any_term = mutant!(self.config, StaleVotesCounted);
@@ -256,7 +261,7 @@ impl Core {
             if member != self.me {
                 let mut progress = Progress::new(now, last);
                 progress.run = run;
-                progress.is_suspect = self.set_back.contains(&member);
+                progress.is_suspect = self.is_set_back(&member);
                 leading.progress.insert(member, progress);
             }
         }

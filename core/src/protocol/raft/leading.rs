@@ -100,7 +100,7 @@ impl Leading {
     }
 
     /// A member of our incarnation has said who it is; our log ends at `last`. `recovered`: how far its
-    /// log went when its `run` began.
+    /// log went when its `run` began. Whether it is certain that its store was set back, for other leaders too.
     pub(super) fn joined(
         &mut self,
         now: Instant,
@@ -108,18 +108,21 @@ impl Leading {
         last: Index,
         is_new: bool,
         run: Run,
-        recovered: Index,
-    ) {
+        (recovered, commit): (Index, Index),
+    ) -> bool {
         let progress = self
             .progress
             .entry(member)
             .or_insert_with(|| Progress::new(now, last));
         // One that restarts with less than it had acknowledged, or from before its last start, was set back,
         // and what was counted on it may be gone.
+        let mut is_certain = false;
         if progress.run != Some(run) {
             let is_set_back = progress
                 .run
                 .is_some_and(|before| run.is_set_back_from(before));
+            // What was not committed a leader of a later term may have had it drop, of whom we have not heard yet.
+            is_certain = is_set_back || recovered < progress.matched.min(commit);
             if is_set_back || recovered < progress.matched {
                 progress.set_back();
             }
@@ -129,6 +132,7 @@ impl Leading {
             progress.reconnected(last);
         }
         progress.heard_at = now;
+        is_certain
     }
 
     /// The bond with a member is gone, or its life is over.

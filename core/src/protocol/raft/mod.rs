@@ -32,6 +32,7 @@ mod replica;
 mod replication;
 mod saving;
 mod sessions;
+mod set_back;
 mod standing;
 mod state;
 mod status;

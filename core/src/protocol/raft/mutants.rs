@@ -48,6 +48,8 @@ pub enum Mutant {
     ThreeDemotedToTwo,
     AbstainWhenBehind,
     FailedSyncRetried,
+    VoteForSetBack,
+    SuspicionEndsWithTerm,
     NoPreviousTermCheck,
     StaleVotesCounted,
     SessionsLostInSnapshot,
@@ -232,6 +234,14 @@ impl Mutant {
         (
             Self::ReformFromAnyLog,
             "a group is reformed from the best log that is left",
+        ),
+        (
+            Self::VoteForSetBack,
+            "who is known to have been set back is not voted for",
+        ),
+        (
+            Self::SuspicionEndsWithTerm,
+            "what a leader has found to be set back it does not count in later terms either",
         ),
         (
             Self::DefaultHashedOrder,

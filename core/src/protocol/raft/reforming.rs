@@ -423,6 +423,7 @@ impl Core {
             sealed: self.seals.get(&of),
             part: is_ours.then(|| self.part(floor)),
             knows: knows.collect(),
+            set_back: self.all_set_back().into_iter().collect(),
         }
     }
 

@@ -27,6 +27,8 @@ pub struct Remains {
     pub part: Option<Part>,
     /// The members that it has a bond with.
     pub knows: Vec<Member>,
+    /// Voters whose store it knows to have been set back: it does not vote for them, nor counts their votes.
+    pub set_back: Vec<Member>,
 }
 
 /// What a member has of its incarnation.
@@ -51,7 +53,8 @@ impl Remains {
     pub(super) fn is_sound(&self) -> bool {
         let part = self.part.as_ref();
         let named = part.map_or(0, |part| part.named.len().max(part.voters.len()));
-        self.knows.len() <= NAMED_MAX && named <= NAMED_MAX
+        let listed = self.knows.len().max(self.set_back.len());
+        listed <= NAMED_MAX && named <= NAMED_MAX
     }
 }
 
@@ -118,10 +121,13 @@ impl Survey<'_> {
     /// What all that follows from.
     pub(super) fn judge(&self) -> Finding {
         let parts = self.parts();
+        let set_back = self.set_back();
         let goes_on = |answer: &Answer| answer.remains.goes_on;
         if self.ours.goes_on
             || self.answers.values().any(goes_on)
-            || parts.keys().any(|candidate| could_win(candidate, &parts))
+            || parts
+                .keys()
+                .any(|candidate| could_win(candidate, &parts, &set_back))
         {
             return Finding::GoesOn;
         }
@@ -159,6 +165,13 @@ impl Survey<'_> {
         others.chain(ours).collect()
     }
 
+    /// Those that are known to have been set back.
+    fn set_back(&self) -> BTreeSet<Member> {
+        let others = self.answers.values().map(|answer| &answer.remains);
+        let all = others.chain([self.ours]);
+        all.flat_map(|it| it.set_back.iter().copied()).collect()
+    }
+
     /// Whether a life is over, or never belonged to the incarnation.
     fn is_over(&self, life: &Member) -> bool {
         // Whoever asks lives now: another life of the same peer that is named was before it.
@@ -187,18 +200,25 @@ impl Survey<'_> {
 }
 
 /// Whether so many of those that take part would vote for `candidate` that it would be elected.
-fn could_win(candidate: &Member, parts: &BTreeMap<Member, &Part>) -> bool {
+fn could_win(
+    candidate: &Member,
+    parts: &BTreeMap<Member, &Part>,
+    set_back: &BTreeSet<Member>,
+) -> bool {
     let Some(own) = parts.get(candidate) else {
         return false;
     };
     let would_vote = |voter: &&Member| {
         let part = parts.get(voter);
-        part.is_some_and(|part| part.last <= own.last)
+        // Those who know that it was set back do not count its vote, nor vote for it. Others may; but to wait for them could
+        // be to wait for ever.
+        part.is_some_and(|part| part.last <= own.last) && !set_back.contains(voter)
     };
     let votes = own.voters.iter().filter(would_vote).count();
     // Only voters stand for election. A learner may be the only one that has a change of voters by which others would
     // be a majority, and they have not: nobody is ever elected, and to wait for it would be to wait for ever.
-    own.voters.contains(candidate) && votes > own.voters.len() / 2
+    let stands = own.voters.contains(candidate) && !set_back.contains(candidate);
+    stands && votes > own.voters.len() / 2
 }
 
 #[cfg(test)]
@@ -245,6 +265,7 @@ mod tests {
                 is_observer: false,
             }),
             knows: Vec::new(),
+            set_back: Vec::new(),
         }
     }
 
@@ -387,6 +408,22 @@ mod tests {
         assert_eq!(left(finding).heir, member(5, 1));
         let as_voter = judge(&ours, at(5, 1), &others(&[1, 2, 5]));
         assert_eq!(as_voter, Finding::GoesOn);
+    }
+
+    #[test]
+    fn who_was_set_back_is_neither_elected_nor_elects() {
+        // 3 is gone. 1 knows that 2 was set back; 2 does not.
+        let mut ours = part(at(5, 1), at(5, 1), &[1, 2, 3]);
+        let gone = (member(3, 2), 0, nothing());
+        let others = [(member(2, 1), OF, ours.clone()), gone];
+        assert_eq!(judge(&ours, at(5, 1), &others), Finding::GoesOn);
+        ours.set_back = first(&[2]);
+        assert!(left(judge(&ours, at(5, 1), &others)).is_proved());
+        let mut longer = ours.clone();
+        longer.part.as_mut().unwrap().last = at(6, 1);
+        longer.set_back.clear();
+        let others = [(member(2, 1), OF, longer), others[1].clone()];
+        assert_eq!(left(judge(&ours, at(5, 1), &others)).heir, member(2, 1));
     }
 
     #[test]
