@@ -163,6 +163,7 @@ scripts! {
     replication_reordered_appends
     session_a_duplicate_is_applied_once
     session_lives_on_in_a_snapshot
+    session_what_was_refused_is_not_said_to_have_been_applied
     transfer
     transfer_is_given_up_after_an_election_timeout
 }

@@ -455,8 +455,8 @@ impl Client {
             (Outcome::GivenUp, _) => CallOutcome::GivenUp,
             (Outcome::Refused, _) => CallOutcome::Rejected(Rejection::Frozen),
             (Outcome::Lost, SentState::Waiting) => CallOutcome::OutputLost { session, sequence },
-            // What is lost may also be that it was given up.
-            (Outcome::Lost, SentState::GivenUp) => CallOutcome::Unknown,
+            // What is lost may also be that it was given up, or refused.
+            (Outcome::Lost, SentState::GivenUp) | (Outcome::Unknown, _) => CallOutcome::Unknown,
         };
         self.end(call, outcome);
     }

@@ -184,6 +184,9 @@ pub(super) struct Session {
     /// What came of the latest commands, the last one at the end.
     outputs: VecDeque<Kept>,
     outputs_bytes: u64,
+    /// The last command that was refused of which that is kept no longer: of those up to it that are not kept
+    /// nobody can say whether they were applied.
+    refusal_lost: Sequence,
 }
 
 /// What came of commands that were applied together; of one at least.
@@ -207,6 +210,7 @@ struct Encoded {
     owner: Owner,
     last: Sequence,
     used: Index,
+    refusal_lost: Sequence,
     outputs: Vec<Stored>,
 }
 
@@ -226,6 +230,7 @@ impl From<&Session> for Encoded {
             owner: session.owner,
             last: session.last,
             used: session.used,
+            refusal_lost: session.refusal_lost,
             outputs: session.stored().collect(),
         }
     }
@@ -239,6 +244,7 @@ impl From<Encoded> for Session {
             used: encoded.used,
             outputs: VecDeque::new(),
             outputs_bytes: 0,
+            refusal_lost: encoded.refusal_lost,
         };
         let of_one_entry = |one: &Stored, next: &Stored| one.index == next.index;
         for together in encoded.outputs.chunk_by(of_one_entry) {
@@ -266,8 +272,8 @@ impl Stored {
 impl PartialEq for Session {
     fn eq(&self, other: &Self) -> bool {
         // Equal sessions may have come by their outputs in other pieces.
-        (self.owner, self.last, self.used) == (other.owner, other.last, other.used)
-            && self.stored().eq(other.stored())
+        let all = |it: &Self| (it.owner, it.last, it.used, it.refusal_lost);
+        all(self) == all(other) && self.stored().eq(other.stored())
     }
 }
 
@@ -287,8 +293,10 @@ pub(super) enum Outcome {
     GivenUp,
     /// It was not applied, since the incarnation was frozen.
     Refused,
-    /// It ended, and what came of it is no longer kept.
+    /// It was applied or given up, and what came of it is no longer kept.
     Lost,
+    /// It may also have been refused.
+    Unknown,
 }
 
 impl Outcome {
@@ -311,6 +319,7 @@ impl Session {
             used: id.0,
             outputs: VecDeque::new(),
             outputs_bytes: 0,
+            refusal_lost: Sequence::ZERO,
         }
     }
 
@@ -353,6 +362,11 @@ impl Session {
         self.outputs_bytes += kept.size();
         self.outputs.push_back(kept);
         while self.outputs_bytes > bytes_max {
+            if let Some(Kept { first, outputs }) = self.outputs.front()
+                && outputs.get(0) == Some(Ending::Refused)
+            {
+                self.refusal_lost = *first;
+            }
             self.drop_oldest(1);
         }
     }
@@ -372,7 +386,13 @@ impl Session {
             let ending = outputs.get(usize::try_from(sequence.0 - first.0).ok()?)?;
             Some(Outcome::of(outputs.index(), ending))
         });
-        ending.unwrap_or(Outcome::Lost)
+        // To say of one that was refused that it was applied would be to acknowledge what never was.
+        let unkept = if (Sequence(1)..=self.refusal_lost).contains(&sequence) {
+            Outcome::Unknown
+        } else {
+            Outcome::Lost
+        };
+        ending.unwrap_or(unkept)
     }
 
     /// What came of each command, in their order.
@@ -415,6 +435,9 @@ impl Encoded {
         }
         if self.outputs.len() as u64 > self.last.0 {
             return impossible("has more outputs than commands");
+        }
+        if self.refusal_lost > self.last {
+            return impossible("has refused a command that it has not seen");
         }
         if self.used < id.0 || self.used > through {
             return impossible("was last used before it was opened, or after the snapshot");
@@ -540,6 +563,31 @@ mod tests {
         assert_eq!(session.last(), Sequence(2));
         session.push(outputs(6, &[None]), 100);
         assert_eq!(session.outcome(Sequence(3)), Outcome::GivenUp);
+    }
+
+    #[test]
+    fn of_what_may_have_been_refused_nobody_says_that_it_was_applied() {
+        let mut refused = OutputsBuilder::default();
+        refused.push_refused();
+        let refused = refused.finish(Index(5));
+        let mut session = Session::new(owner(1, 1, 0), ID);
+        session.push(outputs(4, &[Some(&[])]), 64);
+        session.push(refused.clone(), 64);
+        assert_eq!(session.outcome(Sequence(2)), Outcome::Refused);
+        session.push(outputs(6, &[Some(&[]), Some(&[])]), 64);
+        let read = Session::from(Encoded::from(&session));
+        assert_eq!(read, session);
+        for session in [&session, &read] {
+            assert_eq!(session.outcome(Sequence(1)), Outcome::Unknown);
+            assert_eq!(session.outcome(Sequence(2)), Outcome::Unknown);
+        }
+        session.push(outputs(7, &[Some(&[]), Some(&[])]), 64);
+        assert_eq!(session.outcome(Sequence(3)), Outcome::Lost);
+        // What the owner has heard of needs no memory.
+        let mut session = Session::new(owner(1, 1, 0), ID);
+        session.push(refused, 64);
+        session.touch(Index(6), Sequence(1));
+        assert_eq!(session.outcome(Sequence(1)), Outcome::Lost);
     }
 
     #[test]
@@ -724,7 +772,12 @@ mod tests {
             owner: owner(1, 1, 0),
             last: Sequence(last),
             used: Index(used),
+            refusal_lost: Sequence::ZERO,
             outputs: outputs.iter().copied().map(stored).collect(),
+        };
+        let refused = Encoded {
+            refusal_lost: Sequence(1),
+            ..session(0, 9, &[])
         };
         let decode = |sessions: Vec<(SessionId, Encoded)>| {
             Sessions::decode(&wire::encode(&sessions).unwrap(), Index(9))
@@ -734,6 +787,10 @@ mod tests {
             (
                 "more outputs than commands",
                 vec![(id(3), session(1, 9, &[4, 4]))],
+            ),
+            (
+                "a refusal of a command that never came",
+                vec![(id(3), refused)],
             ),
             (
                 "an output before the session",
