@@ -1,7 +1,7 @@
 //! What agreement costs: three nodes over QUIC on loopback in one process, with a counter, in memory and on redb,
 //! beside a round trip of bare quinn on the same runtime in the same run. What a commit costs is that of all three nodes
 //! and of the caller together.
-//! `cargo bench -p smalti --bench groups [-- latency|throughput|failover|late|many|all] [--rounds N]`
+//! `cargo bench -p smalti --bench groups [-- latency|throughput|bulk|failover|late|many|all] [--rounds N]`
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -9,8 +9,9 @@ mod counted;
 #[path = "../common/process.rs"]
 mod process;
 
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -80,6 +81,9 @@ fn main() {
                 }
                 if wants("throughput") {
                     throughput(&cluster).await;
+                }
+                if wants("bulk") {
+                    bulk(&cluster).await;
                 }
                 if wants("failover") {
                     leader_leaves(cluster).await;
@@ -235,9 +239,15 @@ async fn times<F: Future<Output = ()>>(mut call: impl FnMut() -> F) -> (f64, f64
 async fn latency(cluster: &Cluster) {
     let (leader, follower) = (cluster.leader(), cluster.follower());
     let raw = raw_round_trip().await;
-    let fsync = (cluster.storage == Storage::Durable).then(fsync);
-    if let Some(fsync) = fsync {
-        println!("  {:<34} p50 {fsync:>7.1} us", "fdatasync of 4 KiB");
+    let fsync = (cluster.storage == Storage::Durable).then(|| fsync(1));
+    if let Some(one) = fsync {
+        println!("  {:<34} p50 {one:>7.1} us", "fdatasync of 4 KiB");
+        // The members share a disk and its host's processor.
+        let each = self::fsync(NODES);
+        println!(
+            "  {:<34} p50 {each:>7.1} us",
+            "as many at once as there are nodes"
+        );
     }
     let report = |name: &str, since, (p50, p99): (f64, f64)| {
         let ratio = (p50 - 1.5 * fsync.unwrap_or_default()) / raw.0;
@@ -339,27 +349,25 @@ async fn throughput(cluster: &Cluster) {
             "  {in_flight:>5} in flight: {rate:>9.0} commits/s, {batch:>6.1} commands per entry; {cost}"
         );
     }
-    for count in [1_000_usize] {
+}
+
+/// How many commands are executed in a second where a thousand are handed over at a time.
+async fn bulk(cluster: &Cluster) {
+    const COUNT: usize = 1_000;
+    let leader = cluster.leader();
+    for in_flight in [1, 4] {
         let (start, mut done, since) = (Instant::now(), 0_u64, cluster.since());
         let mut calls = FuturesUnordered::new();
         while start.elapsed() < SPAN {
-            while calls.len() < 4 {
-                calls.push(leader.feed_many((0..count).map(|_| Add(1))).await);
+            while calls.len() < in_flight {
+                calls.push(leader.feed_many((0..COUNT).map(|_| Add(1))).await);
             }
             let executed = calls.next().await.expect("some are in flight");
             done += executed.into_iter().filter(Result::is_ok).count() as u64;
         }
         let rate = done as f64 / start.elapsed().as_secs_f64();
         let cost = cluster.cost(done, since);
-        println!("  execute_many({count}), 4 in flight: {rate:>9.0} commands/s; {cost}");
-        let (start, mut done, since) = (Instant::now(), 0_u64, cluster.since());
-        while start.elapsed() < SPAN {
-            let executed = leader.execute_many((0..count).map(|_| Add(1))).await;
-            done += executed.into_iter().filter(Result::is_ok).count() as u64;
-        }
-        let rate = done as f64 / start.elapsed().as_secs_f64();
-        let cost = cluster.cost(done, since);
-        println!("  execute_many({count}), one at a time: {rate:>9.0} commands/s; {cost}");
+        println!("  execute_many({COUNT}), {in_flight} at a time: {rate:>9.0} commands/s; {cost}");
     }
 }
 
@@ -535,23 +543,36 @@ fn many_groups() {
     });
 }
 
-/// What making 4 KiB of a file durable takes, in us: the median.
-fn fsync() -> f64 {
-    use std::io::{Seek, Write};
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join(format!("bench-groups-fsync-{}", std::process::id()));
-    let mut file = std::fs::File::create(&path).expect("the directory is writable");
-    file.write_all(&[0; 1 << 16]).expect("there is space");
-    let mut times: Vec<Duration> = (0..200)
-        .map(|_| {
+/// What making 4 KiB of a file durable takes, in us: the median, where so many do it to a file of their own at the same
+/// time.
+fn fsync(at_once: usize) -> f64 {
+    const ROUNDS: usize = 200;
+    let together = Barrier::new(at_once);
+    let one = |number: usize| {
+        let name = format!("bench-groups-fsync-{}-{number}", std::process::id());
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let mut file = std::fs::File::create(&path).expect("the directory is writable");
+        file.write_all(&[0; 1 << 16]).expect("there is space");
+        let times = (0..ROUNDS).map(|_| {
+            together.wait();
             let start = Instant::now();
             file.rewind().expect("it is a file");
             file.write_all(&[7; 4_096]).expect("there is space");
             file.sync_data().expect("the disk works");
             start.elapsed()
-        })
-        .collect();
-    std::fs::remove_file(&path).expect("it was made");
+        });
+        let times: Vec<Duration> = times.collect();
+        std::fs::remove_file(&path).expect("it was made");
+        times
+    };
+    let mut times = std::thread::scope(|scope| {
+        let one = &one;
+        let threads: Vec<_> = (0..at_once)
+            .map(|number| scope.spawn(move || one(number)))
+            .collect();
+        let times = threads.into_iter().map(|it| it.join().expect("no panic"));
+        times.flatten().collect::<Vec<_>>()
+    });
     times.sort_unstable();
     times[times.len() / 2].as_secs_f64() * 1e6
 }
