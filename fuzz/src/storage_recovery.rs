@@ -23,8 +23,10 @@ use crate::script::Script;
 
 const FILE: &str = "node.store";
 
-/// Where the database begins, behind the store's own pages.
-const DATABASE_AT: usize = 12_288;
+/// Where the journal begins, behind the store's own pages.
+const JOURNAL_AT: usize = 12_288;
+/// Where the database begins, behind the journal.
+const DATABASE_AT: usize = JOURNAL_AT + 262_144;
 /// So long is the database's header, of which each byte counts.
 const DATABASE_HEADER_LEN: usize = 320;
 /// A file is lengthened by no more, so that its size follows from the input's.
@@ -51,10 +53,11 @@ pub fn run(input: &[u8]) {
     silence::once();
     let mut script = Script::new(input);
     let sound = &SOUND[script.below(SOUND.len())];
-    let kept = match script.below(4) {
+    let kept = match script.below(5) {
         0 => 0,
         1 => DATABASE_AT,
         2 => DATABASE_AT + DATABASE_HEADER_LEN,
+        4 => JOURNAL_AT,
         _ => sound.file.len(),
     };
     let mut file = sound.file[..kept].to_vec();
@@ -100,13 +103,15 @@ fn alter(file: &mut Vec<u8>, script: &mut Script<'_>) {
     }
 }
 
-/// A place in the file: half of the time in its headers.
+/// A place in the file: half of the time in its headers or its journal.
 fn place(file: &[u8], script: &mut Script<'_>) -> usize {
     let page = usize::from(script.byte());
     let rest = usize::from(script.byte()) << 8 | usize::from(script.byte());
     let at = match page {
         0..32 => (page / 8 * 4_096) + rest % DATABASE_HEADER_LEN,
-        32..128 => DATABASE_AT + rest,
+        32..48 => DATABASE_AT + rest % DATABASE_HEADER_LEN,
+        48..80 => JOURNAL_AT + rest,
+        80..128 => DATABASE_AT + rest,
         _ => (page & 127) << 16 | rest,
     };
     at % file.len()
@@ -133,7 +138,7 @@ fn read(file: Vec<u8>) -> Result<Contents, StorageError> {
     contents(&mut open(&disk)?)
 }
 
-/// A store of two groups, with logs and a snapshot.
+/// A store of two groups, with logs and a snapshot, of which the database has the first rounds at least.
 fn sound(is_closed: bool) -> Sound {
     const SOUND: &str = "the disk is sound";
     let disk = SimDisk::new(&Streams::new(1));
@@ -146,6 +151,10 @@ fn sound(is_closed: bool) -> Sound {
             written.expect(SOUND);
         }
         store.sync().expect(SOUND);
+        if round == 4 {
+            store.close().expect(SOUND);
+            store = open(&disk).expect(SOUND);
+        }
     }
     let last = contents(&mut store).expect(SOUND);
     if is_closed {
@@ -211,7 +220,7 @@ fn entry(index: u64, nth: u64) -> Entry {
 /// Inputs that reach each way of making a file.
 #[must_use]
 pub fn seeds() -> Vec<Seed> {
-    let inputs: [(&str, &[u8]); 12] = [
+    let inputs: [(&str, &[u8]); 14] = [
         ("text", b"\0\0no store at all"),
         ("begins-like-a-store", b"\0\0\x89smalti store\r\n\x1a"),
         ("no-database", b"\0\x01no database"),
@@ -222,6 +231,8 @@ pub fn seeds() -> Vec<Seed> {
         ("lengthened", &[0, 3, 1, 40, 16, 0, 0]),
         ("zeros", &[1, 3, 2, 40, 0, 0, 255, 0]),
         ("moved", &[1, 3, 3, 130, 0, 0, 129, 0, 0, 64]),
+        ("no-journal", b"\x01\x04no journal"),
+        ("journal", &[1, 3, 7, 48, 2, 0, 1]),
         ("mark", &[1, 3, 7, 8, 0, 0, 1]),
         ("page-and-mark", &[0, 3, 7, 131, 9, 9, 255, 7, 16, 0, 1, 8]),
     ];

@@ -238,12 +238,12 @@ fn parts(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, std::ops:
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A file in memory.
     #[derive(Debug, Default)]
-    struct Memory(Mutex<Vec<u8>>);
+    pub(in super::super) struct Memory(pub(in super::super) Mutex<Vec<u8>>);
 
     impl DiskFile for Memory {
         fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {

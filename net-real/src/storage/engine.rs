@@ -1,4 +1,4 @@
-//! The database in the store's file: commits of steps, and views of what is there.
+//! The database in the store's file and the journal before it: commits of steps, and views of what is there.
 
 use std::io;
 use std::sync::Arc;
@@ -7,9 +7,10 @@ use redb::Database;
 use smalti_core::protocol::raft::StorageError;
 
 use super::backend::Backend;
-use super::file::{Mark, StoreFile};
+use super::file::{JOURNAL_AT, Mark, StoreFile};
 use super::guard::{Failure, disk_error, drop_guarded, guard};
-use super::rows::{COMMITS, Rows, Step, Tables};
+use super::journal::Journal;
+use super::rows::{COMMITS, Rows, Step, Store, Tables};
 
 /// So much memory the database takes for what it has read and is about to write, at most.
 const CACHE_BYTES: usize = 32 << 20;
@@ -25,6 +26,9 @@ pub(super) struct Engine {
     file: StoreFile,
     backend: Backend,
     database: Option<Database>,
+    journal: Journal,
+    /// What the journal has and the database has not.
+    pending: Vec<Step>,
     commits: u64,
 }
 
@@ -35,12 +39,37 @@ impl Engine {
         Self::over(file, backend)
     }
 
-    /// Opens the database of a file, and verifies all of it. Nothing is written until it is
-    /// [settled](Self::settle).
+    /// Opens the database of a file, verifies all of it, and reads what the journal has beyond it. Nothing is
+    /// written until it is [settled](Self::settle).
     pub(super) fn open(file: StoreFile) -> Result<Self, StorageError> {
         let backend = Backend::keeping_back(Arc::clone(&file.file));
         let backend = backend.map_err(|error| disk_error(&error, OPENING))?;
-        Self::over(file, backend)
+        let mut engine = Self::over(file, backend)?;
+        let what = engine.file.what.clone();
+        engine.commits = engine.view(&[], |tables| {
+            Store(&what).get(Rows::Node, tables.get(Rows::Node), COMMITS)
+        })?;
+        engine.read_journal()?;
+        Ok(engine)
+    }
+
+    fn read_journal(&mut self) -> Result<(), StorageError> {
+        let read = self.journal.read();
+        for record in self.check_disk(read, OPENING)? {
+            // Those before are of an earlier round.
+            if record.number > self.commits {
+                // The journal begins anew after the database has become durable.
+                if record.number > self.commits + 1 {
+                    return Err(self.file.damaged(format!(
+                        "its journal goes on with commit {}, and its database holds {}",
+                        record.number, self.commits
+                    )));
+                }
+                self.commits = record.number;
+                self.pending.extend(record.steps);
+            }
+        }
+        Ok(())
     }
 
     fn over(file: StoreFile, backend: Backend) -> Result<Self, StorageError> {
@@ -52,19 +81,21 @@ impl Engine {
             Ok(builder.create_with_backend(backend.clone())?)
         })?;
         Ok(Self {
+            journal: Journal::new(Arc::clone(&file.file), JOURNAL_AT),
             file,
             backend,
             database: Some(database),
+            pending: Vec::new(),
             commits: 0,
         })
     }
 
-    /// Writes what opening has mended, once the caller has found all as it should be: as many commits as
-    /// were found, and a file with this mark.
-    pub(super) fn settle(&mut self, commits: u64, mark: Mark) -> Result<(), StorageError> {
-        self.commits = commits;
+    /// Writes what opening has mended, once the caller has found all as it should be in a file with this mark,
+    /// and leaves an empty journal.
+    pub(super) fn settle(&mut self, mark: Mark) -> Result<(), StorageError> {
         let settled = self.write_mended(mark);
-        self.check_disk(settled, OPENING)
+        self.check_disk(settled, OPENING)?;
+        self.checkpoint()
     }
 
     fn write_mended(&self, mark: Mark) -> io::Result<()> {
@@ -95,44 +126,76 @@ impl Engine {
         if let Some(database) = self.database.take() {
             self.backend.cut_off();
             drop_guarded(database);
+            self.pending.clear();
         }
     }
 
-    /// Carries out `steps` in one transaction, and makes it durable by one sync of the file.
-    pub(super) fn commit(&mut self, steps: &[Step]) -> Result<(), StorageError> {
-        let commits = self.commits + 1;
-        let count = Step::put(Rows::Node, COMMITS.to_vec(), &commits)?;
-        self.transact(SYNCING, |tables| {
-            let mut steps = steps.iter().chain([&count]);
-            steps.try_for_each(|step| tables.carry_out(step))
-        })
-        .and_then(|(transaction, ())| self.guarded(SYNCING, |_| Ok(transaction.commit()?)))?;
-        self.commits = commits;
+    /// Makes `steps` durable, all of them or, after a crash, none, by one sync of the file.
+    pub(super) fn commit(&mut self, steps: Vec<Step>) -> Result<(), StorageError> {
+        if self.is_closed() {
+            return Err(StorageError::Closed);
+        }
+        self.commits += 1;
+        let appended = self.append(&steps);
+        let is_durable = self.check_disk(appended, SYNCING)?;
+        self.pending.extend(steps);
+        if !is_durable {
+            self.checkpoint()?;
+        }
         let marked = self.file.mark(Mark {
-            commits,
+            commits: self.commits,
             is_closed: false,
         });
         self.check_disk(marked, SYNCING)
     }
 
-    /// Reads what would be there with `steps` carried out.
+    /// Makes `steps` durable in the journal, where they fit.
+    fn append(&mut self, steps: &[Step]) -> io::Result<bool> {
+        let has_room = self.journal.append(self.commits, steps)?;
+        if has_room {
+            self.file.file.sync()?;
+        }
+        Ok(has_room)
+    }
+
+    /// Puts all that is pending into the database, in one transaction that is made durable by one sync. Only
+    /// then may the journal be written over.
+    fn checkpoint(&mut self) -> Result<(), StorageError> {
+        let mut steps = std::mem::take(&mut self.pending);
+        if steps.is_empty() {
+            return Ok(());
+        }
+        steps.push(Step::put(Rows::Node, COMMITS.to_vec(), &self.commits)?);
+        let (transaction, ()) = self.transact(SYNCING, |tables| {
+            steps.iter().try_for_each(|step| tables.carry_out(step))
+        })?;
+        self.guarded(SYNCING, |_| Ok(transaction.commit()?))?;
+        self.journal.begin_anew();
+        Ok(())
+    }
+
+    /// Reads what would be there with what is pending and `steps` carried out.
     pub(super) fn view<T>(
         &mut self,
         steps: &[Step],
         read: impl FnOnce(&Tables<'_>) -> Result<T, Failure>,
     ) -> Result<T, StorageError> {
+        let pending = std::mem::take(&mut self.pending);
         let viewed = self.transact(READING, |tables| {
-            steps.iter().try_for_each(|step| tables.carry_out(step))?;
+            let mut steps = pending.iter().chain(steps);
+            steps.try_for_each(|step| tables.carry_out(step))?;
             read(tables)
         });
+        self.pending = pending;
         let (transaction, found) = viewed?;
         // It was for looking only.
         drop_guarded(transaction);
         Ok(found)
     }
 
-    /// Closes the database. What it has committed is there in any case.
+    /// Closes the database, which then has all that was committed. That is durable in any case.
     pub(super) fn close(&mut self) -> Result<(), StorageError> {
+        self.checkpoint()?;
         if let Some(database) = self.database.take() {
             let first_error = self.backend.first_error();
             guard(&self.file.what, CLOSING, first_error, || {
@@ -191,11 +254,11 @@ impl Engine {
         result
     }
 
-    fn check_disk(
+    fn check_disk<T>(
         &mut self,
-        result: io::Result<()>,
+        result: io::Result<T>,
         doing: &'static str,
-    ) -> Result<(), StorageError> {
+    ) -> Result<T, StorageError> {
         result.map_err(|error| {
             self.give_up();
             disk_error(&error, doing)

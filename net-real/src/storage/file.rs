@@ -8,20 +8,23 @@ use smalti_core::protocol::raft::StorageError;
 use smalti_core::runtime::{Disk, DiskFile};
 
 use super::guard::disk_error;
+use super::journal::JOURNAL_LEN;
 
 /// The file that holds the store.
 pub(super) const NAME: &str = "node.store";
 /// What it is called until it is complete.
 pub(super) const UNFINISHED: &str = "node.store.new";
 
-/// So much precedes the database: three pages, of which the second and the third hold the marks.
-pub(super) const DATABASE_AT: u64 = 3 * PAGE_LEN;
+/// So much precedes the journal: three pages, of which the second and the third hold the marks.
+pub(super) const JOURNAL_AT: u64 = 3 * PAGE_LEN;
+/// So much precedes the database.
+pub(super) const DATABASE_AT: u64 = JOURNAL_AT + JOURNAL_LEN;
 const PAGE_LEN: u64 = 4_096;
 
 /// Binary bytes and both ends of lines, so that no text file and no file that went through a conversion of
 /// text begins like it.
 const MAGIC: &[u8; 16] = b"\x89smalti store\r\n\x1a";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 const CHECKSUM_LEN: usize = 8;
 const HEADER_LEN: usize = MAGIC.len() + 4 + CHECKSUM_LEN;
@@ -91,7 +94,8 @@ impl StoreFile {
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&FORMAT.to_le_bytes());
         header.extend_from_slice(&checksum(&header));
-        file.set_len(DATABASE_AT).map_err(failed)?;
+        header.resize(DATABASE_AT as usize, 0);
+        // All of it, not its length alone: a sync of what is written over later then has no space to assign.
         file.write_at(0, &header).map_err(failed)?;
         let what = format!("{UNFINISHED} in {}", disk.describe());
         Ok(Self { file, what })

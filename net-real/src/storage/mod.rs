@@ -2,15 +2,17 @@
 //!
 //! One [`RedbStorage`] serves all groups of a node, in one file of a [`Disk`], which
 //! in production is an [`OsDisk`]: one sync, of one fsync, makes durable what all of them wait for. The file
-//! is a page of our own, two pages of marks, and behind them a redb database, shifted (`file.rs`):
+//! is a page of our own, two pages of marks, a journal, and behind them a redb database, shifted (`file.rs`):
 //!
 //! - The first page says whose file it is, and of which format.
+//! - The journal has the commits that the database has not yet (`journal.rs`). A record of it that is not
+//!   whole ends it: that commit was not durable, or the mark tells that it was.
 //! - A mark says how many commits were durable when it was written; it is written after each sync, without
 //!   one of its own. redb takes a last commit that fails its checksums for one that a crash interrupted and
-//!   goes back to the one before, so by itself it would drop, without a word, what had been durable and
-//!   rotted later (Alagappan et al., Protocol-Aware Recovery for Consensus-Based Storage, FAST 2018). With
-//!   the mark that is damage, and is reported. Only a last commit whose mark a power failure took too cannot
-//!   be told from one that never was durable.
+//!   goes back to the one before, and so does the journal; by themselves they would drop, without a word,
+//!   what had been durable and rotted later (Alagappan et al., Protocol-Aware Recovery for Consensus-Based
+//!   Storage, FAST 2018). With the mark that is damage, and is reported. Only a last commit whose mark a power
+//!   failure took too cannot be told from one that never was durable.
 //! - A mark also says whether the store was closed. One that was not may have ended with a sync that failed,
 //!   whose writes the operating system returns though they will never reach the disk (Rebello et al., Can
 //!   Applications Recover from fsync Failures?, ATC 2020). So such a file is written anew, all of it, before
@@ -28,6 +30,7 @@ mod backend;
 mod engine;
 mod file;
 mod guard;
+mod journal;
 mod network_file;
 mod os_disk;
 mod redb_storage;

@@ -16,12 +16,12 @@ use smalti_core::runtime::{Disk, OpenStore};
 use super::engine::Engine;
 use super::file::StoreFile;
 use super::guard::{Failure, disk_error};
-use super::rows::{COMMITS, Head, Rows, SECRET_KEY, Step, Store, Tables, chunk_key, log_key};
+use super::rows::{Head, Rows, SECRET_KEY, Step, Store, Tables, chunk_key, log_key};
 
 /// The durable store of a node, for all its groups, and the node's secret key.
 ///
-/// [`write`](Storage::write) collects in memory; [`sync`](Storage::sync) puts all that was collected into
-/// one transaction, whose commit costs one sync of the file. A write is refused, and the store closed, where
+/// [`write`](Storage::write) collects in memory; [`sync`](Storage::sync) makes all that was collected durable
+/// as one commit, which costs one sync of the file. A write is refused, and the store closed, where
 /// it contradicts what is there. The store is closed well when it is dropped; [`close`](Self::close) says
 /// whether that succeeded. Where neither happens, all that was synced is found all the same.
 pub struct RedbStorage {
@@ -84,10 +84,11 @@ impl RedbStorage {
         let mut engine = Engine::open(file)?;
         let found = engine.view(&[], |tables| Found::read(tables, Store(&what)))?;
         let file = engine.file();
-        if found.commits < mark.commits {
+        let commits = engine.commits();
+        if commits < mark.commits {
             return Err(file.damaged(format!(
-                "it holds {} commits of {} that were durable",
-                found.commits, mark.commits
+                "it holds {commits} commits of {} that were durable",
+                mark.commits
             )));
         }
         let owner = found.secret_key.peer_id();
@@ -98,7 +99,7 @@ impl RedbStorage {
                 "it belongs to peer {owner}, and the key given is that of peer {given}"
             )));
         }
-        engine.settle(found.commits, mark)?;
+        engine.settle(mark)?;
         Ok(Self {
             engine,
             secret_key: found.secret_key,
@@ -238,7 +239,7 @@ impl Storage for RedbStorage {
             if steps.is_empty() {
                 return Ok(());
             }
-            this.engine.commit(&steps)
+            this.engine.commit(steps)
         })
     }
 
@@ -276,7 +277,7 @@ fn make(disk: &dyn Disk, secret_key: &SecretKey) -> Result<(), StorageError> {
     let file = StoreFile::begin(disk)?;
     let mut engine = Engine::make(file.clone())?;
     let key = secret_key.as_bytes().to_vec();
-    engine.commit(&[Step::put_bytes(Rows::Node, SECRET_KEY.to_vec(), key)])?;
+    engine.commit(vec![Step::put_bytes(Rows::Node, SECRET_KEY.to_vec(), key)])?;
     engine.close()?;
     file.finish(disk)
 }
@@ -292,7 +293,6 @@ fn all_but_the_head(group: &GroupId) -> [Step; 4] {
 
 /// What is found in a store beside logs and snapshots.
 struct Found {
-    commits: u64,
     secret_key: SecretKey,
     groups: BTreeMap<GroupId, Group>,
 }
@@ -300,7 +300,6 @@ struct Found {
 impl Found {
     fn read(tables: &Tables<'_>, store: Store<'_>) -> Result<Self, Failure> {
         let node = tables.get(Rows::Node);
-        let commits = store.get(Rows::Node, node, COMMITS)?;
         let key = store.get_bytes(Rows::Node, node, SECRET_KEY)?;
         let Some(secret_key) = key.first_chunk().filter(|seed| seed.len() == key.len()) else {
             return Err(store.damaged(Rows::Node, SECRET_KEY, "it is no secret key"));
@@ -316,7 +315,6 @@ impl Found {
             groups.insert(group, Group { head, outline });
         }
         Ok(Self {
-            commits,
             secret_key: SecretKey::from_bytes(*secret_key),
             groups,
         })

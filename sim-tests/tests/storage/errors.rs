@@ -80,9 +80,9 @@ fn a_store_whose_sync_failed_is_closed_and_loses_nothing_of_before() {
 #[test]
 fn a_store_whose_disk_fails_now_and_then_is_closed_and_loses_nothing_of_before() {
     let faults = DiskFaults {
-        read_error_ppm: 5_000,
-        write_error_ppm: 5_000,
-        sync_error_ppm: 5_000,
+        read_error_ppm: 20_000,
+        write_error_ppm: 20_000,
+        sync_error_ppm: 20_000,
         ..DiskFaults::default()
     };
     let failures = (100..160).filter_map(|seed| fail(seed, &faults));

@@ -17,6 +17,10 @@ use smalti_sim::disk::SimDisk;
 
 /// The file of the store.
 const FILE: &str = "node.store";
+/// Where in it the journal begins, behind the store's own pages.
+const JOURNAL_AT: usize = 12_288;
+/// Where in it the database begins, behind the journal.
+const DATABASE_AT: usize = JOURNAL_AT + 262_144;
 
 /// What is stored, by group.
 type Contents = BTreeMap<GroupId, Recovered>;

@@ -4,7 +4,7 @@ use rand::RngExt;
 use smalti_core::protocol::raft::StorageError;
 
 use crate::crashes::Run;
-use crate::{Contents, FILE, read};
+use crate::{Contents, DATABASE_AT, FILE, JOURNAL_AT, read};
 
 /// How the life before the damage ended.
 #[derive(Clone, Copy, Debug)]
@@ -68,20 +68,51 @@ fn rotten_bits_are_found_out_or_change_nothing() {
     assert!((50..150).contains(&found_out), "{found_out}");
 }
 
-/// Each byte of what decides where recovery begins: our header and marks, and redb's.
+/// Each byte of what decides where recovery begins: our header and marks, the first record of the journal, and
+/// redb's header.
 #[test]
 fn each_byte_of_the_headers_may_rot() {
     for end in [End::Closed, End::Killed] {
         let (run, _) = filled(4, end);
         let sound = run.disk.contents(FILE).expect("it is there");
-        let headers = [0..28, 4_096..4_113, 8_192..8_209, 12_288..12_288 + 320];
+        let headers = [
+            0..28,
+            4_096..4_113,
+            8_192..8_209,
+            JOURNAL_AT..JOURNAL_AT + 20,
+            DATABASE_AT..DATABASE_AT + 320,
+        ];
         for offset in headers.into_iter().flatten() {
             for bit in [0, 3, 7] {
                 run.disk.put(FILE, sound.clone());
-                run.disk.flip_bit(FILE, offset, bit);
+                run.disk.flip_bit(FILE, offset as u64, bit);
                 is_found_out(&run, &[run.durable()]);
             }
         }
+    }
+}
+
+/// What a store that was not closed has in its journal alone.
+#[test]
+fn a_rotten_record_of_the_journal_is_found_out() {
+    let mut run = Run::new(7);
+    let mut store = run.recover().expect("the disk is sound");
+    for _ in 0..4 {
+        run.work(&mut store, 2).expect("the disk is sound");
+        run.sync(&mut store).expect("the disk is sound");
+    }
+    run.disk.kill();
+    let sound = run.disk.contents(FILE).expect("it is there");
+    let journal = &sound[JOURNAL_AT..DATABASE_AT];
+    let last = journal.iter().rposition(|byte| *byte != 0);
+    let taken = last.expect("something is written there");
+    assert!(taken > 1_000, "{taken}");
+    for _ in 0..200 {
+        let offset = JOURNAL_AT + run.rng.random_range(0..=taken);
+        run.disk.put(FILE, sound.clone());
+        run.disk
+            .flip_bit(FILE, offset as u64, run.rng.random_range(0..8));
+        assert!(is_found_out(&run, &[]), "{offset}");
     }
 }
 
@@ -95,9 +126,10 @@ fn a_store_that_was_cut_off_or_overwritten_is_found_out() {
         16,
         28,
         4_096,
-        12_288,
-        12_289,
-        12_288 + 4_096,
+        JOURNAL_AT,
+        DATABASE_AT,
+        DATABASE_AT + 1,
+        DATABASE_AT + 4_096,
         sound.len() - 1,
     ];
     for len in cuts {

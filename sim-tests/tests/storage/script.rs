@@ -196,7 +196,13 @@ impl Script {
             _ => {
                 let mut commands = CommandsBuilder::default();
                 for _ in 0..self.rng.random_range(1..5) {
-                    commands.push(&self.bytes(2_000));
+                    // Some are long, so that the journal is full now and then.
+                    if self.rng.random_ratio(1, 12) {
+                        let len = self.rng.random_range(0..60_000);
+                        commands.push(&vec![self.rng.random(); len]);
+                    } else {
+                        commands.push(&self.bytes(2_000));
+                    }
                 }
                 Payload::Commands(Batch {
                     session: SessionId(Index(2)),
