@@ -1,6 +1,8 @@
 //! Workers and handles: the thin async layer that carries inputs to the machines and carries out what
 //! they want. No protocol decision is taken here.
 
+#[cfg(test)]
+mod alone;
 mod builder;
 pub mod collections;
 mod connections;

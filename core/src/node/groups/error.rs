@@ -62,7 +62,7 @@ pub enum Stopped {
     /// A snapshot of another member is no state of this machine.
     #[error("the snapshot of another member cannot be restored: {0}")]
     Snapshot(String),
-    /// The state machine has panicked.
+    /// The state machine has panicked, or what runs it.
     #[error("the state machine has panicked: {0}; its state on this node is lost")]
     Panicked(String),
     /// The state machine [refuses](super::StateMachine::refusal) the state that the group has.

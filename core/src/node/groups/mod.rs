@@ -24,6 +24,8 @@ mod passages;
 mod peers;
 mod registry;
 mod switchboard;
+#[cfg(test)]
+mod tests;
 mod view;
 mod worker;
 

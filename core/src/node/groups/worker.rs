@@ -100,6 +100,7 @@ pub(super) struct Worker<M: StateMachine> {
     /// write is all that a life waits for, and what else is told meanwhile comes no faster than elections.
     held: VecDeque<(WriteId, GroupEvent)>,
     stopped: Option<Stopped>,
+    has_ended: bool,
 }
 
 impl<M: StateMachine> Worker<M> {
@@ -121,6 +122,7 @@ impl<M: StateMachine> Worker<M> {
             durable: WriteId::default(),
             held: VecDeque::new(),
             stopped: None,
+            has_ended: false,
             parts,
         }
     }
@@ -539,7 +541,8 @@ impl<M: StateMachine> Worker<M> {
         })
     }
 
-    fn end(mut self, why: Stopped) -> Option<GroupStore> {
+    fn end(&mut self, why: Stopped) -> Option<GroupStore> {
+        self.has_ended = true;
         match &why {
             Stopped::Left | Stopped::ShutDown => {
                 tracing::debug!(group = %self.parts.group.short(), %why, "a group has ended here");
@@ -555,9 +558,10 @@ impl<M: StateMachine> Worker<M> {
             }
         }
         self.parts.switchboard.leave(self.parts.group);
+        // First, so that whoever is turned away from here on finds out why.
+        self.parts.status.set(self.shown.after_stop(why.clone()));
         self.parts.budget.close();
         self.parts.events.close();
-        self.parts.status.set(self.shown.after_stop(why.clone()));
         while let Ok(event) = self.parts.events.try_recv() {
             match event {
                 // Never came to the machine.
@@ -580,7 +584,25 @@ impl<M: StateMachine> Worker<M> {
         }
         self.notice(GroupEvent::Stopped(why));
         let has_left = matches!(self.closing, Closing::Left { .. });
-        self.parts.store.filter(|_| has_left)
+        self.parts.store.take().filter(|_| has_left)
+    }
+}
+
+impl<M: StateMachine> Drop for Worker<M> {
+    /// A worker may end before its time: its task is cancelled when the node shuts down and the departure takes too long, or
+    /// it has panicked. Whoever waits for it must not wait for ever, and the members must not take it for one that is there:
+    /// the node may join the group again.
+    fn drop(&mut self) {
+        if self.has_ended {
+            return;
+        }
+        // Their writes may not have been handed to the store.
+        self.held.clear();
+        self.end(if std::thread::panicking() {
+            Stopped::Panicked("in the code that runs it".to_owned())
+        } else {
+            Stopped::ShutDown
+        });
     }
 }
 
