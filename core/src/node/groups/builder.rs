@@ -140,11 +140,11 @@ impl<M: StateMachine> GroupBuilder<M> {
         if !is_new {
             return Err(JoinError::AlreadyJoined(group));
         }
-        let entered = Entered {
+        let entered = Arc::new(Entered {
             groups: self.groups.clone(),
             group,
             ended: ended_sender,
-        };
+        });
         let mailbox = Arc::new(Mailbox::new(events.clone(), queued.clone()));
         let (store, recovered) = self.open_store(group, mailbox.clone()).await?;
         let incarnation = recovered
@@ -176,7 +176,13 @@ impl<M: StateMachine> GroupBuilder<M> {
         let (announced, to_announce) = watch::channel(incarnation);
         let (first, was_announced) = oneshot::channel();
         let announcing = self.groups.clone().announce(group, to_announce, first);
-        tasks.spawn("announce group", announcing);
+        // The node may join the group again once it has said that it is in it no longer: what it says next would be taken back
+        // else.
+        let until_announced = entered.clone();
+        tasks.spawn("announce group", async move {
+            announcing.await;
+            drop(until_announced);
+        });
         was_announced.await.map_err(|_| JoinError::ShuttingDown)??;
         let closing = self.groups.shutdown().child_token();
         let switchboard = self.groups.0.switchboard.clone();
@@ -237,7 +243,7 @@ impl<M: StateMachine> GroupBuilder<M> {
     }
 }
 
-/// Notes that the node is in the group for as long as it exists.
+/// Notes that the node is in the group for as long as a share of it exists.
 struct Entered {
     groups: Groups,
     group: GroupId,

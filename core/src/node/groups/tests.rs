@@ -65,6 +65,22 @@ fn nobody_waits_for_a_worker_that_is_no_more() {
     runtime.run(again.when().online());
 }
 
+#[test]
+fn a_group_can_be_joined_again_once_all_are_told_that_it_was_left() {
+    let runtime = Arc::new(Alone::default());
+    let network = runtime.node();
+    let group = runtime.run(join(&network)).unwrap();
+    runtime.run(group.when().online());
+    let held = "announce group";
+    assert!(runtime.run_without(held, group.leave()).is_none());
+    assert_eq!(group.status().stopped, Some(Stopped::Left));
+    let joined = runtime.run_without(held, join(&network));
+    assert!(matches!(joined, Some(Err(JoinError::AlreadyJoined(_)))));
+    runtime.run(group.leave());
+    let again = runtime.run(join(&network)).unwrap();
+    runtime.run(again.when().online());
+}
+
 /// Adds up what it is given, and cannot bear 13.
 #[derive(Default)]
 struct Sum(u32);
