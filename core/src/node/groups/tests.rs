@@ -117,6 +117,23 @@ async fn join_sum(network: &Network) -> Result<Group<Sum>, JoinError> {
 }
 
 #[test]
+fn a_query_is_answered_by_a_state_that_all_before_it_has_come_to() {
+    let runtime = Arc::new(Alone::default());
+    let network = runtime.node();
+    let group = runtime.run(join_sum(&network)).unwrap();
+    assert_eq!(*runtime.run(group.execute(1)).unwrap(), 1);
+    let mut second = pin!(group.execute(2));
+    let mut query = pin!(group.query((), Consistency::Weak));
+    assert!(poll(second.as_mut()).is_pending() && poll(query.as_mut()).is_pending());
+    let queried = runtime.run(query).unwrap();
+    let executed = runtime.run(second).unwrap();
+    assert_eq!(
+        (queried.result, queried.version),
+        (3, Some(executed.version))
+    );
+}
+
+#[test]
 fn of_what_led_to_a_state_that_cannot_be_nothing_is_told() {
     let runtime = Arc::new(Alone::default());
     let network = runtime.node();

@@ -82,6 +82,9 @@ pub(super) struct Worker<M: StateMachine> {
     calls: Calls,
     reads: BTreeMap<ReadId, Reading<M>>,
     reads_asked: u64,
+    /// Those that are content with the state as it is, once the turn is over: until then the machine may have gone over to
+    /// another life of the group, and its state be that of the one before.
+    weak_reads: Vec<Reading<M>>,
     outgoing: Vec<Outgoing>,
     buffer: BytesMut,
     bonded: BTreeSet<PeerId>,
@@ -109,6 +112,7 @@ impl<M: StateMachine> Worker<M> {
             calls: Calls::new(parts.command_timeout, parts.budget.clone()),
             reads: BTreeMap::new(),
             reads_asked: 0,
+            weak_reads: Vec::new(),
             outgoing: Vec::new(),
             buffer: BytesMut::new(),
             bonded: BTreeSet::new(),
@@ -282,10 +286,7 @@ impl<M: StateMachine> Worker<M> {
 
     fn query(&mut self, now: Instant, consistency: Consistency, reading: Reading<M>) {
         match consistency {
-            Consistency::Weak => {
-                let version = self.version();
-                self.read(reading, version);
-            }
+            Consistency::Weak => self.weak_reads.push(reading),
             Consistency::Strong => {
                 self.busy_at = now;
                 let id = ReadId(self.reads_asked);
@@ -360,6 +361,10 @@ impl<M: StateMachine> Worker<M> {
         }
         let state = self.parts.machine.state();
         state.publish(|| self.version());
+        for reading in std::mem::take(&mut self.weak_reads) {
+            self.read(reading, self.version());
+        }
+        let state = self.parts.machine.state();
         if let Some(why) = state.failed() {
             self.stopped.get_or_insert_with(|| why.clone());
             self.outgoing.clear();
