@@ -68,8 +68,9 @@ impl<T: Value> Reader<Once<T>> {
     /// # Errors
     /// Where the collection stops on this node before.
     pub async fn await_value(&self) -> Result<T, OpenError> {
+        // One for all looks: from where there are no changes from the beginning on, each new one would at once be told so.
+        let mut changes = self.changes(None);
         loop {
-            let mut changes = self.changes(None);
             if let Some(value) = self.read() {
                 return Ok(value);
             }
@@ -89,3 +90,48 @@ writes!([T: Value] Once<T> {
     /// The same as [`write`](Self::write).
     fn set(value: T) -> Result<(), T> = OnceOperation::Write(value);
 });
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::pin::pin;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::StoreId;
+    use crate::node::alone::{Alone, poll};
+    use crate::node::collections::{CollectionConfig, SyncConfig};
+    use crate::node::groups::Storage;
+
+    #[test]
+    fn who_was_given_a_snapshot_without_a_value_waits_for_it_and_lets_others_go_on() {
+        let runtime = Arc::new(Alone::default());
+        let network = runtime.node();
+        let open = || {
+            let sync = SyncConfig {
+                snapshot_interval: 16,
+                log_window: 4,
+                ..SyncConfig::default()
+            };
+            let config = CollectionConfig::default().with_storage(Storage::Durable);
+            let config = config.with_sync_config(sync);
+            let id = StoreId::from("once");
+            let opened = Once::<u64>::online_writer_with_config(&network, id, config);
+            runtime.run(opened).unwrap()
+        };
+        let once = open();
+        for _ in 0..100 {
+            runtime.run(once.commit(once.batch())).unwrap();
+        }
+        drop(once);
+        // Until it has ended.
+        assert!(runtime.run_without("", pending::<()>()).is_none());
+        let once = open();
+        let first = runtime.run(once.changes(None).next());
+        assert!(matches!(first, Some(Err(_))), "its state is no snapshot");
+        let mut value = pin!(once.await_value());
+        assert!(poll(value.as_mut()).is_pending());
+        runtime.run(once.write(7)).unwrap().output.unwrap();
+        assert_eq!(runtime.run(value), Ok(7));
+    }
+}
