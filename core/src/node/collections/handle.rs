@@ -43,7 +43,7 @@ pub struct Reader<C: Collection> {
 /// A collection on this node, to be read and written. Reads are those of the [`Reader`] inside.
 ///
 /// Writers vote: a majority of them, of five at most, must be up for anything to be written. Writes of one handle are made
-/// in the order in which they were first polled, each exactly once, or fail by a [`WriteError`] that says whether
+/// in the order that [`Group::execute`] keeps, each exactly once, or fail by a [`WriteError`] that says whether
 /// it can have been made. A write that has returned is committed, and seen by reads on this node.
 ///
 /// Each write is one entry for the group to agree on, so one of many elements is far cheaper than many of one; several

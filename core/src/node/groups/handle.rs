@@ -347,7 +347,8 @@ impl<M: StateMachine> Group<M> {
     /// a majority of the voters, durably where the group is, and applied on this node.
     ///
     /// It is applied exactly once, however often it has to be sent. Commands of one handle are applied in the order
-    /// in which they were first polled.
+    /// in which they were first polled, unless they have to wait before they are sent: then each goes when it is polled again.
+    /// One that is executed after another was [fed](Self::feed) is applied after it in any case.
     ///
     /// Where it is dropped before it ends, the command may still be applied. Waits for at most twice the
     /// [command timeout](super::GroupBuilder::with_command_timeout), and before that while 65,536 commands or 64 MiB
