@@ -16,7 +16,7 @@ use smalti::collections::{Map, MapReader, MapWriter};
 use smalti::discovery::PeerAddr;
 use smalti::{Network, NetworkBuilderExt, NetworkExt, StoreId, discovery, unique_id};
 
-use self::common::{CALLS, loopback, mode_and_rounds, raw_round_trip, runtime};
+use self::common::{CALLS, loopback, mode_and_rounds, processor_time, raw_round_trip, runtime};
 
 const ID: StoreId = unique_id!("map of the benchmark");
 const WRITERS: usize = 3;
@@ -154,7 +154,8 @@ async fn visible(cluster: &Cluster) {
 /// How many entries a second are written, and seen by the reader.
 async fn rates(cluster: &Cluster) {
     for (in_flight, entries) in [(1, 1), (256, 1), (4, EXTENDED)] {
-        let (start, mut written, mut next) = (Instant::now(), 0_u64, 0_u64);
+        let (start, since) = (Instant::now(), processor_time());
+        let (mut written, mut next) = (0_u64, 0_u64);
         let mut calls = FuturesUnordered::new();
         let mut last = None;
         loop {
@@ -183,12 +184,15 @@ async fn rates(cluster: &Cluster) {
             .reaches(last.expect("something was written"))
             .await;
         let rate = written as f64 / start.elapsed().as_secs_f64();
+        let cost = (processor_time() - since).as_secs_f64() * 1e6 / written as f64;
         let what = if entries == 1 {
             "insert"
         } else {
             "extend of 1,000"
         };
-        println!("  {what}, {in_flight} in flight: {rate:.0} entries/s until the reader has them");
+        println!(
+            "  {what}, {in_flight} in flight: {rate:.0} entries/s until the reader has them, at {cost:.1} us on all nodes together"
+        );
     }
 }
 

@@ -7,10 +7,11 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 
+use super::member::Shared;
 use super::view::View;
 use crate::node::groups::GroupStatus;
 use crate::node::watched::{Edge, Watched};
-use crate::protocol::collections::{Collection, Entry};
+use crate::protocol::collections::{Collection, Entry, History};
 use crate::protocol::raft::{Index, Version};
 
 /// One change of a collection.
@@ -49,13 +50,19 @@ impl<C: Collection> std::error::Error for Lagged<C> {}
 /// A [`Stream`], which ends when the collection stops on this node.
 #[must_use = "changes are told only to who asks for them"]
 pub struct Changes<C: Collection> {
-    view: Edge<View<C>>,
+    shared: Arc<Shared<C>>,
+    shown: Edge<u64>,
     status: Edge<GroupStatus>,
+    place: Place<C::Change>,
+}
+
+/// How far it was told.
+struct Place<T> {
     since: Option<Version>,
     /// The number of the entry to go on with, once it is known.
     next: Option<u64>,
     /// What is being told, and how far that has come.
-    telling: Option<Telling<C::Change>>,
+    telling: Option<Telling<T>>,
 }
 
 /// An entry that is being told.
@@ -73,16 +80,19 @@ type Told<C> = Result<Changed<<C as Collection>::Change>, Lagged<C>>;
 
 impl<C: Collection> Changes<C> {
     pub(super) fn new(
-        view: Arc<Watched<View<C>>>,
+        shared: Arc<Shared<C>>,
         status: Arc<Watched<GroupStatus>>,
         since: Option<Version>,
     ) -> Self {
         Self {
-            view: Edge::new(view),
+            shown: Edge::new(shared.showcase.shown().clone()),
+            shared,
             status: Edge::new(status),
-            since,
-            next: None,
-            telling: None,
+            place: Place {
+                since,
+                next: None,
+                telling: None,
+            },
         }
     }
 
@@ -96,27 +106,38 @@ impl<C: Collection> Changes<C> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Told<C>>> {
         loop {
-            if let Some(changed) = self.told() {
+            if let Some(changed) = self.place.told() {
                 return Poll::Ready(Some(Ok(changed)));
             }
             // Looked at first: what is shown after the end was there before it.
             let is_over = self.status.watch(cx).stopped.is_some();
-            let view = self.view.watch(cx);
-            match self.advance(&view) {
-                Advance::Told => {}
-                Advance::Lagged => {
-                    self.next = Some(view.0.history.end());
-                    self.since = view.version();
-                    return Poll::Ready(Some(Err(Lagged { view })));
+            // While commands are applied there is nothing to see: what they change is told when they have been.
+            self.shown.watch(cx);
+            let place = &mut self.place;
+            let advance = self.shared.showcase.look(|machine, version| {
+                let history = machine.history();
+                match place.advance(history, version) {
+                    Advance::Lagged => {
+                        place.next = Some(history.end());
+                        place.since = version;
+                        Err(View::of(machine, version))
+                    }
+                    other => Ok(other),
                 }
-                Advance::Level if is_over => return Poll::Ready(None),
-                Advance::Level => return Poll::Pending,
+            });
+            match advance {
+                Some(Ok(Advance::Told)) => {}
+                Some(Err(view)) => return Poll::Ready(Some(Err(Lagged { view }))),
+                _ if is_over => return Poll::Ready(None),
+                _ => return Poll::Pending,
             }
         }
     }
+}
 
+impl<T: Clone> Place<T> {
     /// The next change of the entry that is being told.
-    fn told(&mut self) -> Option<Changed<C::Change>> {
+    fn told(&mut self) -> Option<Changed<T>> {
         let telling = self.telling.as_mut()?;
         let change = telling.entry.changes.get(telling.told).cloned();
         telling.told += 1;
@@ -128,11 +149,10 @@ impl<C: Collection> Changes<C> {
     }
 
     /// Takes the next entry, where there is one.
-    fn advance(&mut self, view: &View<C>) -> Advance {
-        let Some(now) = view.version() else {
+    fn advance(&mut self, history: &History<T>, now: Option<Version>) -> Advance {
+        let Some(now) = now else {
             return Advance::Level;
         };
-        let history = &view.0.history;
         let since = self.since.map_or(Index::ZERO, |since| since.index);
         let next = match self.next {
             Some(next) => next,
@@ -192,7 +212,7 @@ impl<C: Collection> Stream for Changes<C> {
 impl<C: Collection> fmt::Debug for Changes<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Changes")
-            .field("since", &self.since)
+            .field("since", &self.place.since)
             .finish_non_exhaustive()
     }
 }

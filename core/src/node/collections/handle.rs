@@ -86,16 +86,17 @@ impl<C: Collection> Reader<C> {
         self.id
     }
 
-    /// The contents as this node has them now. O(1).
+    /// The contents as this node has them now. O(1), beside waiting until writes that are being applied on this node have
+    /// been, where nobody has looked since those before them.
     #[must_use]
     pub fn view(&self) -> View<C> {
-        self.shared.view.get()
+        self.shared.showcase.view()
     }
 
     /// The version of the contents that this node has now. O(1).
     #[must_use]
     pub fn version(&self) -> Option<Version> {
-        self.view().version()
+        self.shared.showcase.version()
     }
 
     /// The contents with all that was acknowledged anywhere before this began (linearizable). O(1) beside one round
@@ -105,13 +106,13 @@ impl<C: Collection> Reader<C> {
     /// [`QueryError`], where no majority of the writers can be reached in time.
     pub async fn strong(&self) -> Result<View<C>, QueryError> {
         let queried = self.group.query((), Consistency::Strong).await?;
-        Ok(View::new(queried.result.at(queried.version)))
+        Ok(queried.result.at(queried.version))
     }
 
     /// Conditions to wait for.
     #[must_use]
     pub fn when(&self) -> When<C> {
-        When::new(&self.group, self.shared.view.clone())
+        When::new(&self.group, self.shared.showcase.shown().clone())
     }
 
     /// Waits until this node has caught up with the collection: until reads see all that was acknowledged anywhere before
@@ -149,8 +150,8 @@ impl<C: Collection> Reader<C> {
     /// are asked for are gone, or this node never had them because it was given a snapshot, [`Lagged`](super::Lagged) brings
     /// the whole contents in their place. O(log n) to find the first change, and for each to be told.
     pub fn changes(&self, since: impl Into<Option<Version>>) -> Changes<C> {
-        let (view, status) = (self.shared.view.clone(), self.group.watched().clone());
-        Changes::new(view, status, since.into())
+        let status = self.group.watched().clone();
+        Changes::new(self.shared.clone(), status, since.into())
     }
 
     /// Where this node stands in the collection's group.
@@ -206,7 +207,7 @@ impl<C: Collection> Writer<C> {
     pub async fn online(&self) -> Result<(), OpenError> {
         loop {
             self.reader.online().await?;
-            if self.view().0.schema.is_some() {
+            if self.view().schema().is_some() {
                 return Ok(());
             }
             // The first command settles the types. Whatever becomes of it, the next look tells.

@@ -1,37 +1,32 @@
 //! A collection as the state machine of a group.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
-use super::view::{Shown, View};
+use super::showcase::Showcase;
+use super::view::View;
 use crate::id::UniqueId;
 use crate::node::groups::{Snapshot, StateMachine};
-use crate::node::watched::Watched;
-use crate::protocol::collections::{
-    Collection, Command, Frozen, History, Machine, Outcome, SchemaConflict,
-};
-use crate::protocol::raft::{ApplyContext, Index, LeadershipPreference, RestoreError, Version};
+use crate::protocol::collections::{Collection, Command, Frozen, Machine, Outcome, SchemaConflict};
+use crate::protocol::raft::{ApplyContext, LeadershipPreference, RestoreError, Version};
 
-/// What a member shows to the handles of its node.
+/// A command of so many bytes is applied beside a view, so that reads need not wait for it. So many elements are in it
+/// then that copying what is shared costs little for each.
+const LONG_COMMAND: usize = 64 << 10;
+
+/// What a member shares with the handles of its node.
 pub(super) struct Shared<C: Collection> {
     /// What reads see.
-    pub(super) view: Arc<Watched<View<C>>>,
+    pub(super) showcase: Showcase<C>,
     /// Set where this node cannot take part.
     pub(super) conflict: OnceLock<SchemaConflict>,
 }
 
 impl<C: Collection> Shared<C> {
     pub(super) fn new() -> Self {
-        let nothing = View::new(Shown {
-            contents: C::default(),
-            version: None,
-            schema: None,
-            history: History::new(),
-        });
         Self {
-            view: Arc::new(Watched::new(nothing)),
+            showcase: Showcase::new(),
             conflict: OnceLock::new(),
         }
     }
@@ -39,29 +34,53 @@ impl<C: Collection> Shared<C> {
 
 /// A member of a collection's group.
 pub(super) struct Member<C: Collection> {
-    machine: Machine<C>,
+    /// Here from the first command that is applied until its outcome is to be told; else in the showcase. Nobody else
+    /// locks it.
+    machine: Mutex<Option<Box<Machine<C>>>>,
     shared: Arc<Shared<C>>,
     preference: LeadershipPreference,
-    /// The index at which a state was shown that no commands have led to; zero where there is none.
-    beginning: AtomicU64,
 }
 
 impl<C: Collection> Member<C> {
     pub(super) fn new(shared: Arc<Shared<C>>, preference: LeadershipPreference) -> Self {
         Self {
-            machine: Machine::default(),
+            machine: Mutex::new(None),
             shared,
             preference,
-            beginning: AtomicU64::new(0),
         }
     }
 
-    fn shown(&self) -> Shown<C> {
-        Shown {
-            contents: self.machine.contents().clone(),
-            version: None,
-            schema: self.machine.schema(),
-            history: self.machine.history().clone(),
+    /// The machine, to apply something to it.
+    fn machine(&mut self, leave_view: bool) -> &mut Machine<C> {
+        let showcase = &self.shared.showcase;
+        let machine = self.machine.get_mut();
+        let machine = machine.unwrap_or_else(PoisonError::into_inner);
+        machine.get_or_insert_with(|| showcase.take(leave_view))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Box<Machine<C>>>> {
+        // It is moved in and out, which does not panic.
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What `read` makes of the machine, wherever it is.
+    fn read<R>(&self, read: impl FnOnce(&Machine<C>) -> R) -> R {
+        match &*self.lock() {
+            Some(machine) => read(machine),
+            None => {
+                let read = self.shared.showcase.look(|machine, _| read(machine));
+                read.expect("it is in the showcase when it is not here")
+            }
+        }
+    }
+}
+
+impl<C: Collection> Drop for Member<C> {
+    fn drop(&mut self) {
+        // It has failed: what was applied would have been shown else.
+        let machine = self.lock().take();
+        if let Some(machine) = machine {
+            self.shared.showcase.leave(machine);
         }
     }
 }
@@ -70,7 +89,7 @@ impl<C: Collection> StateMachine for Member<C> {
     type Command = Command;
     type Output = Outcome;
     type Query = ();
-    type QueryResult = Shown<C>;
+    type QueryResult = View<C>;
     type Snapshot = Frozen<C>;
 
     /// Without the element types: nodes that differ in them must meet to find out.
@@ -79,24 +98,21 @@ impl<C: Collection> StateMachine for Member<C> {
     }
 
     fn apply(&mut self, command: Command, context: ApplyContext) -> Outcome {
-        let beginning = std::mem::take(self.beginning.get_mut());
-        if beginning > 0 {
-            self.machine.begin_history(Index(beginning));
-        }
-        self.machine.apply(context.index, &command)
+        let machine = self.machine(command.len() >= LONG_COMMAND);
+        machine.apply(context.index, &command)
     }
 
-    fn query(&self, (): ()) -> Shown<C> {
-        self.shown()
+    fn query(&self, (): ()) -> View<C> {
+        self.read(|machine| View::of(machine, None))
     }
 
     fn snapshot(&self) -> Frozen<C> {
-        self.machine.freeze()
+        self.read(Machine::freeze)
     }
 
     fn restore(&mut self, snapshot: Frozen<C>) {
-        *self.beginning.get_mut() = 0;
-        self.machine.restore(snapshot);
+        // It may be of other element types: then what was shown before is all that reads will ever see.
+        self.machine(true).restore(snapshot);
     }
 
     fn leadership_preference(&self) -> LeadershipPreference {
@@ -104,15 +120,17 @@ impl<C: Collection> StateMachine for Member<C> {
     }
 
     fn publish(&self, version: Option<Version>) {
-        if self.machine.history().has_no_beginning() {
-            let index = version.map_or(0, |version| version.index.0);
-            self.beginning.store(index, Ordering::Relaxed);
+        let machine = self.lock().take();
+        if let Some(mut machine) = machine {
+            if let Some(version) = version {
+                machine.begin_history(version.index);
+            }
+            self.shared.showcase.show(machine, version);
         }
-        self.shared.view.set(View::new(self.shown().at(version)));
     }
 
     fn refusal(&self) -> Option<String> {
-        let conflict = self.machine.conflict()?;
+        let conflict = self.read(Machine::conflict)?;
         Some(self.shared.conflict.get_or_init(|| conflict).to_string())
     }
 }

@@ -3,8 +3,9 @@
 //! | file | what it does |
 //! | --- | --- |
 //! | `config` | what the nodes of a collection agree on |
-//! | `member` | makes a collection the state machine of a group, and publishes its contents |
+//! | `member` | makes a collection the state machine of a group |
 //! | `handle` | readers and writers, and how they are opened |
+//! | `showcase` | where the member and the handles meet |
 //! | `view` | contents at one moment |
 //! | `when` | conditions to wait for |
 //! | `changes` | change after change |
@@ -23,6 +24,7 @@ mod member;
 mod queue;
 mod roles;
 mod set;
+mod showcase;
 mod vec;
 mod view;
 mod when;

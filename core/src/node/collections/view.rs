@@ -4,37 +4,42 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::protocol::collections::{Collection, Fingerprint, History};
+use crate::protocol::collections::{Collection, Fingerprint, Machine};
 use crate::protocol::raft::Version;
 
 /// The contents of a collection at one moment, unmoved by later writes. A clone costs nothing to speak of.
 ///
 /// It reads like the collection's own type, for example [`Map`](crate::collections::Map), which it
-/// dereferences to.
-pub struct View<C: Collection>(pub(super) Arc<Shown<C>>);
+/// dereferences to. It shares its structure with the present contents: the first write after it to each part of them
+/// copies that part.
+pub struct View<C: Collection>(Arc<Seen<C>>);
 
-/// What a node shows of a collection.
-pub(crate) struct Shown<C: Collection> {
-    pub(super) contents: C,
-    pub(super) version: Option<Version>,
-    pub(super) schema: Option<Fingerprint>,
-    pub(super) history: History<C::Change>,
-}
-
-impl<C: Collection> Shown<C> {
-    /// The same, at this version.
-    pub(super) fn at(mut self, version: Option<Version>) -> Self {
-        if let Some(version) = version {
-            self.history.begin(version.index);
-        }
-        self.version = version;
-        self
-    }
+struct Seen<C> {
+    contents: C,
+    version: Option<Version>,
+    schema: Option<Fingerprint>,
 }
 
 impl<C: Collection> View<C> {
-    pub(super) fn new(shown: Shown<C>) -> Self {
-        Self(Arc::new(shown))
+    /// What `machine` holds, which is at `version`.
+    pub(super) fn of(machine: &Machine<C>, version: Option<Version>) -> Self {
+        Self(Arc::new(Seen {
+            contents: machine.contents().clone(),
+            version,
+            schema: machine.schema(),
+        }))
+    }
+
+    /// The same contents, which are also those of `version`.
+    pub(super) fn at(self, version: Option<Version>) -> Self {
+        if self.0.version == version {
+            return self;
+        }
+        Self(Arc::new(Seen {
+            contents: self.contents(),
+            version,
+            schema: self.0.schema,
+        }))
     }
 
     /// Where in the history of the collection it is: all up to here is in it. `None` before anything was written, as far as
@@ -48,6 +53,11 @@ impl<C: Collection> View<C> {
     #[must_use]
     pub fn contents(&self) -> C {
         self.0.contents.clone()
+    }
+
+    /// What the element types are, once a command has settled it.
+    pub(super) fn schema(&self) -> Option<Fingerprint> {
+        self.0.schema
     }
 }
 

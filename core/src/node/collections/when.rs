@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::member::Member;
-use super::view::View;
 use crate::node::groups::{self, Condition, Group};
 use crate::node::watched::{Edge, Watched};
 use crate::protocol::collections::Collection;
@@ -21,13 +21,18 @@ use crate::protocol::raft::Version;
 #[derive(Clone)]
 pub struct When<C: Collection> {
     group: groups::When,
-    view: Arc<Watched<View<C>>>,
+    /// Changes each time contents are shown.
+    shown: Arc<Watched<u64>>,
+    collection: PhantomData<fn() -> C>,
 }
 
 impl<C: Collection> When<C> {
-    pub(super) fn new(group: &Group<Member<C>>, view: Arc<Watched<View<C>>>) -> Self {
-        let group = group.when();
-        Self { group, view }
+    pub(super) fn new(group: &Group<Member<C>>, shown: Arc<Watched<u64>>) -> Self {
+        Self {
+            group: group.when(),
+            shown,
+            collection: PhantomData,
+        }
     }
 
     /// This node knows the leader of the collection's group, and has all that the leader knew to be committed when it was first
@@ -42,7 +47,7 @@ impl<C: Collection> When<C> {
         self.group.offline()
     }
 
-    /// All up to `version`, which a write or a [view](View::version) on any node has given, is seen by reads on this
+    /// All up to `version`, which a write or a [view](super::View::version) on any node has given, is seen by reads on this
     /// node. Never true where that part of the history was [given up](crate::groups::GroupEvent::Superseded).
     pub fn reaches(&self, version: impl Into<Version>) -> Condition {
         self.group.reaches(version)
@@ -50,9 +55,13 @@ impl<C: Collection> When<C> {
 
     /// More was written than this node has now. It completes again each time more was written since it did.
     pub fn updated(&self) -> Updated<C> {
-        let edge = Edge::new(self.view.clone());
+        let edge = Edge::new(self.shown.clone());
         let seen = edge.get();
-        Updated { edge, seen }
+        Updated {
+            edge,
+            seen,
+            collection: PhantomData,
+        }
     }
 }
 
@@ -65,8 +74,9 @@ impl<C: Collection> fmt::Debug for When<C> {
 /// Completes when more was written. See [`When::updated`].
 #[must_use = "a condition does nothing unless it is awaited"]
 pub struct Updated<C: Collection> {
-    edge: Edge<View<C>>,
-    seen: View<C>,
+    edge: Edge<u64>,
+    seen: u64,
+    collection: PhantomData<fn() -> C>,
 }
 
 // Nothing in it is pinned.
@@ -76,11 +86,11 @@ impl<C: Collection> Future for Updated<C> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let view = self.edge.watch(cx);
-        if Arc::ptr_eq(&view.0, &self.seen.0) {
+        let shown = self.edge.watch(cx);
+        if shown == self.seen {
             return Poll::Pending;
         }
-        self.seen = view;
+        self.seen = shown;
         Poll::Ready(())
     }
 }
@@ -88,7 +98,7 @@ impl<C: Collection> Future for Updated<C> {
 impl<C: Collection> fmt::Debug for Updated<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Updated")
-            .field("seen", &self.seen.version())
+            .field("seen", &self.seen)
             .finish_non_exhaustive()
     }
 }

@@ -183,6 +183,11 @@ impl Results {
 }
 
 impl Command {
+    /// The bytes of the operations.
+    pub(crate) const fn len(&self) -> usize {
+        self.operations.len()
+    }
+
     /// The operations.
     ///
     /// # Errors

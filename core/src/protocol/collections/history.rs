@@ -1,5 +1,6 @@
 //! The latest changes of a collection, for those who follow them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::protocol::raft::Index;
@@ -21,13 +22,13 @@ pub(crate) struct Entry<T> {
     bytes: usize,
 }
 
-/// The latest changes, as they were applied on this node. A clone costs nothing to speak of.
+/// The latest changes, as they were applied on this node.
 ///
 /// Entries are numbered as they come, by this node alone: a number that is skipped is a gap, over which nobody who
 /// follows the changes gets without noticing.
 #[derive(Debug)]
 pub(crate) struct History<T> {
-    entries: im::Vector<Arc<Entry<T>>>,
+    entries: VecDeque<Arc<Entry<T>>>,
     /// The number of the first entry.
     first: u64,
     /// All changes above this index are here; `None` while it is not known what the present state goes back to.
@@ -36,23 +37,11 @@ pub(crate) struct History<T> {
     bytes: usize,
 }
 
-impl<T> Clone for History<T> {
-    fn clone(&self) -> Self {
-        Self {
-            entries: self.entries.clone(),
-            first: self.first,
-            after: self.after,
-            changes: self.changes,
-            bytes: self.bytes,
-        }
-    }
-}
-
 impl<T> History<T> {
     /// One of a collection to which nothing was applied yet.
     pub(crate) fn new() -> Self {
         Self {
-            entries: im::Vector::new(),
+            entries: VecDeque::new(),
             first: 0,
             after: Some(Index::ZERO),
             changes: 0,
@@ -98,11 +87,6 @@ impl<T> History<T> {
     /// state goes back to.
     pub(crate) fn begin(&mut self, index: Index) {
         self.after.get_or_insert(index);
-    }
-
-    /// Whether it is not known what the state goes back to.
-    pub(crate) const fn has_no_beginning(&self) -> bool {
-        self.after.is_none()
     }
 
     /// The number that the next entry will have.
@@ -197,7 +181,7 @@ mod tests {
     fn who_has_seen_the_other_state_misses_nothing_after_it() {
         let mut history = history(&[1, 2]);
         history.restart();
-        assert!(history.has_no_beginning());
+        assert_eq!(history.above(Index(9)), None);
         history.begin(Index(5));
         let seen = history.above(Index(5));
         history.push(Index(8), 1, vec![8]);

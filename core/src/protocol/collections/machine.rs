@@ -83,7 +83,7 @@ impl<C: Collection> Machine<C> {
         // One operation fails before it changes anything. Where there are more the contents are kept, which are
         // persistent, so that this costs no copy.
         let before = (operations.len() > 1).then(|| self.contents.clone());
-        let mut changes = Vec::new();
+        let mut changes = Vec::with_capacity(operations.len());
         let mut replies = Vec::with_capacity(operations.len());
         for operation in operations {
             match self.contents.apply(operation, &mut changes) {
@@ -96,7 +96,7 @@ impl<C: Collection> Machine<C> {
                 }
             }
         }
-        let bytes = command.operations.len() + COMMAND_OVERHEAD;
+        let bytes = command.len() + COMMAND_OVERHEAD;
         self.history.push(index, bytes, changes);
         Outcome::Applied(replies)
     }
