@@ -96,6 +96,8 @@ impl Draw {
                 Duration::from_millis(500),
             ),
             command_timeout: between(&mut rng, Duration::from_secs(1), Duration::from_secs(10)),
+            swaps: chance(&mut rng, 300_000),
+            capacities: chance(&mut rng, 500_000),
         };
         Self {
             hosts,

@@ -47,8 +47,8 @@ pub(super) trait Contents: Collection {
     }
 }
 
-/// What became of an item by a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What became of items by a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Moved {
     Nothing,
     Came(u64),
@@ -58,6 +58,10 @@ pub(super) enum Moved {
         is_first: bool,
         is_last: bool,
     },
+    /// They went at once.
+    Swept(std::vec::Vec<u64>),
+    /// The items at these places were exchanged.
+    Swapped([u64; 2]),
 }
 
 impl Contents for Numbers {
@@ -164,8 +168,17 @@ impl Contents for List {
                     is_last: at == last,
                 })
             }
+            VecChange::Swapped(a, b)
+                if a != b && place(a) < contents.len() && place(b) < contents.len() =>
+            {
+                contents.swap(place(a), place(b));
+                Ok(Moved::Swapped([a, b]))
+            }
+            VecChange::Truncated(len) if place(len) < contents.len() => {
+                Ok(Moved::Swept(contents.split_off(place(len))))
+            }
             other => Err(format!(
-                "{other:?} of {} items was asked for by nobody",
+                "{other:?} of {} items is no change",
                 contents.len()
             )),
         }
@@ -209,13 +222,20 @@ impl Contents for Queue {
                     is_last: others().all(|other| (priority, key) > other),
                 })
             }
-            QueueChange::Cleared => Err("nobody clears the queue".to_owned()),
+            QueueChange::Cleared if contents.is_empty() => {
+                Err("a queue without entries was cleared".to_owned())
+            }
+            QueueChange::Cleared => {
+                let keys = std::mem::take(contents).into_keys();
+                Ok(Moved::Swept(keys.collect()))
+            }
         }
     }
 
     fn look(&self) -> Result<(), String> {
         let order: std::vec::Vec<_> = self.iter_asc().map(|(p, key, _)| (*p, *key)).collect();
         let is_whole = order.len() == self.len()
+            && self.capacity().is_none_or(|most| self.len() as u64 <= most)
             && order
                 .iter()
                 .all(|(p, key)| self.get_priority(key) == Some(p));
@@ -228,7 +248,10 @@ impl Contents for Queue {
         {
             return Ok(());
         }
-        Err(format!("the entries are not in order: {order:?}"))
+        Err(format!(
+            "the entries are not in order, or more than {:?}: {order:?}",
+            self.capacity()
+        ))
     }
 
     fn items_in(contents: &Self::Plain) -> std::vec::Vec<u64> {
@@ -251,7 +274,11 @@ mod tests {
         let mut list = vec![1, 2];
         assert!(List::follow(&mut list, VecChange::Inserted(3, 9)).is_err());
         assert!(List::follow(&mut list, VecChange::Removed(2)).is_err());
+        assert!(List::follow(&mut list, VecChange::Truncated(2)).is_err());
+        assert!(List::follow(&mut list, VecChange::Swapped(1, 1)).is_err());
+        assert!(List::follow(&mut list, VecChange::Swapped(1, 2)).is_err());
         assert!(Queue::follow(&mut BTreeMap::new(), QueueChange::Removed(1)).is_err());
+        assert!(Queue::follow(&mut BTreeMap::new(), QueueChange::Cleared).is_err());
     }
 
     #[test]
@@ -271,5 +298,20 @@ mod tests {
         assert_eq!(remove(1), Ok(went(1, false, false)));
         assert_eq!(remove(2), Ok(went(2, true, false)));
         assert_eq!(remove(3), Ok(went(3, true, true)));
+    }
+
+    #[test]
+    fn of_what_goes_at_once_it_is_told_what_it_was() {
+        let mut list = vec![7, 8, 9];
+        let swapped = List::follow(&mut list, VecChange::Swapped(2, 0));
+        assert_eq!(
+            (swapped, &list),
+            (Ok(Moved::Swapped([2, 0])), &vec![9, 8, 7])
+        );
+        let swept = List::follow(&mut list, VecChange::Truncated(1));
+        assert_eq!((swept, &list), (Ok(Moved::Swept(vec![8, 7])), &vec![9]));
+        let mut queue = BTreeMap::from([(1, (5, 0)), (2, (3, 0))]);
+        let swept = Queue::follow(&mut queue, QueueChange::Cleared);
+        assert_eq!((swept, queue.len()), (Ok(Moved::Swept(vec![1, 2])), 0));
     }
 }

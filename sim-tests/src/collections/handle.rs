@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::follower::Follower;
-use super::items::{End, Fate};
+use super::items::{End, Fate, Items};
 use super::kinds::Kind;
 use super::record::{Record, is_fresh};
 use super::slots::{Act, Seen, Slot};
@@ -268,12 +268,10 @@ impl<C: Kind> Handle<C> {
         items: &[u64],
         result: &Result<Executed<T>, WriteError<C>>,
     ) -> Option<Version> {
-        let fate = self.world.fate(result);
-        let record = &mut *self.record.borrow_mut();
-        items.iter().for_each(|item| record.items.put(*item, fate));
-        let version = result.as_ref().ok()?.version;
-        record.acknowledge(version);
-        Some(version)
+        self.note(result, |record, fate| {
+            let fate = fate.map(|_| ());
+            items.iter().for_each(|item| record.put(*item, fate));
+        })
     }
 
     /// Notes that an item is taken, and gives where that is on record.
@@ -288,13 +286,55 @@ impl<C: Kind> Handle<C> {
         result: &Result<Executed<T>, WriteError<C>>,
         item: impl FnOnce(&T) -> Option<u64>,
     ) -> Option<Version> {
+        self.note(result, |items, fate| items.taken(place, fate.map(item)))
+    }
+
+    /// Notes that items are removed, however many, and gives where that is on record. `is_one_change`: who follows is told
+    /// of all at once.
+    pub(super) fn sweeping(&self, is_one_change: bool) -> usize {
+        self.record.borrow_mut().items.sweeping(is_one_change)
+    }
+
+    /// Notes what became of it, and how many they were.
+    pub(super) fn swept(
+        &self,
+        place: usize,
+        result: &Result<Executed<u64>, WriteError<C>>,
+    ) -> Option<Version> {
+        self.note(result, |items, fate| {
+            items.swept(place, fate.map(|count| *count));
+        })
+    }
+
+    /// Notes that the items at two places are exchanged, and gives where that is on record.
+    pub(super) fn swapping(&self, places: [u64; 2]) -> usize {
+        self.record.borrow_mut().items.swapping(places)
+    }
+
+    /// Notes what became of it.
+    pub(super) fn swapped(
+        &self,
+        place: usize,
+        result: &Result<Executed<()>, WriteError<C>>,
+    ) -> Option<Version> {
+        self.note(result, |items, fate| {
+            items.swapped(place, fate.map(|()| ()));
+        })
+    }
+
+    /// Notes what became of a write of items.
+    pub(super) fn note<T>(
+        &self,
+        result: &Result<Executed<T>, WriteError<C>>,
+        note: impl FnOnce(&mut Items, Fate<&T>),
+    ) -> Option<Version> {
         let fate = match (self.world.fate(result), result) {
-            (_, Ok(executed)) => Fate::Done(executed.version, item(&executed.output)),
+            (_, Ok(executed)) => Fate::Done(executed.version, &executed.output),
             (Fate::Refused, Err(_)) => Fate::Refused,
             (Fate::Unknown | Fate::Done(..), Err(_)) => Fate::Unknown,
         };
         let record = &mut *self.record.borrow_mut();
-        record.items.taken(place, fate);
+        note(&mut record.items, fate);
         let version = result.as_ref().ok()?.version;
         record.acknowledge(version);
         Some(version)
@@ -377,7 +417,7 @@ impl<C: Kind> Handle<C> {
                 Some(Ok(changed)) => {
                     let version = changed.version;
                     let moved = follower.take(changed)?;
-                    self.record.borrow_mut().items.moved(version, moved)?;
+                    self.record.borrow_mut().items.moved(version, &moved)?;
                 }
                 Some(Err(lagged)) => {
                     self.world

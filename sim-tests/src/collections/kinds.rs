@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use rand_chacha::ChaCha8Rng;
 use smalti_core::Network;
 use smalti_core::collections::{
-    Batch, CollectionConfig, OpenError, Reader, Results, Ticket, Writer,
+    Batch, CollectionConfig, Inserted, OpenError, Reader, Results, Ticket, Writer, Written,
 };
 use smalti_core::groups::Version;
 use smalti_sim::rng::{below, chance};
@@ -13,12 +13,16 @@ use super::contents::{Contents, Decision, List, Members, Numbers, Queue, TWINS, 
 use super::handle::Handle;
 use super::items::End;
 use super::slots::{Act, Seen, Slot, Slots};
-use super::world::LOST_RACE;
+use super::world::{EVICTED, LOST_RACE};
 
 /// Keys of the map, and items of the set, that are written one by one.
 const KEYS: u64 = 3;
 /// Items above which more is taken than put.
-const ITEMS: usize = 20;
+const ITEMS: u64 = 20;
+/// Items that are removed at once, at most, where it is not all of them.
+const SWEPT: u64 = 3;
+/// How many entries a queue has at most, where there is a limit.
+const CAPACITY: u64 = 8;
 /// Different priorities.
 const PRIORITIES: u64 = 5;
 
@@ -89,6 +93,12 @@ fn draw_value(rng: &mut ChaCha8Rng) -> Option<u64> {
     below(rng, 4).checked_sub(1)
 }
 
+/// Two keys or more of those that are written one by one, each once.
+fn draw_keys(rng: &mut ChaCha8Rng) -> impl Iterator<Item = u64> + use<> {
+    let without = below(rng, KEYS + 1);
+    (0..KEYS).filter(move |key| *key != without)
+}
+
 /// What the operation gave that a ticket of a batch stands for.
 fn of_ticket<R: serde::de::DeserializeOwned>(results: &Results, ticket: &Ticket<R>) -> R {
     let result = results.get(ticket);
@@ -134,6 +144,21 @@ impl<C: Kind> Together<C> {
     }
 }
 
+/// Notes what became of an operation on places that tells only how many of them it has changed.
+fn end_blindly<C: Kind>(
+    handle: &Handle<C>,
+    places: &[usize],
+    result: &Written<C, u64>,
+) -> Option<Version> {
+    handle.end(places, result, |count| {
+        if *count > places.len() as u64 {
+            let cause = format!("of {} places {count} were changed", places.len());
+            handle.world().fail(cause);
+        }
+        vec![Seen::BLIND; places.len()]
+    })
+}
+
 impl Kind for Numbers {
     named!("map");
 
@@ -151,7 +176,7 @@ impl Kind for Numbers {
         rng: &mut ChaCha8Rng,
     ) -> Option<Version> {
         let key = below(rng, KEYS);
-        match below(rng, 6) {
+        match below(rng, 9) {
             0 => {
                 let value = below(rng, 4);
                 let places = handle.begin(&[(key, Act::Write(Some(value)))]);
@@ -170,6 +195,26 @@ impl Kind for Numbers {
                 handle.end(&places, &result, |result| vec![Seen::exchanged(*result)])
             }
             4 => {
+                let acts = Self::slots().iter().map(|key| (*key, Act::Put(None)));
+                let places = handle.begin(&acts.collect::<Vec<_>>());
+                let result = writer.clear().await;
+                end_blindly(handle, &places, &result)
+            }
+            5 => {
+                let entries: Vec<_> = draw_keys(rng).map(|key| (key, below(rng, 4))).collect();
+                let acts = entries.iter().map(|(key, it)| (*key, Act::Put(Some(*it))));
+                let places = handle.begin(&acts.collect::<Vec<_>>());
+                let result = writer.extend(entries).await;
+                end_blindly(handle, &places, &result)
+            }
+            6 => {
+                let keys: Vec<_> = draw_keys(rng).collect();
+                let acts = keys.iter().map(|key| (*key, Act::Put(None)));
+                let places = handle.begin(&acts.collect::<Vec<_>>());
+                let result = writer.remove_many(keys).await;
+                end_blindly(handle, &places, &result)
+            }
+            7 => {
                 let value = handle.world().number();
                 let mut together = Together::new(writer.batch());
                 for key in TWINS {
@@ -228,7 +273,7 @@ impl Kind for Members {
     ) -> Option<Version> {
         let (put, removed) = (Act::Write(Some(0)), Act::Write(None));
         let item = below(rng, KEYS);
-        match below(rng, 3) {
+        match below(rng, 6) {
             0 => {
                 let places = handle.begin(&[(item, put)]);
                 let result = writer.insert(item).await;
@@ -238,6 +283,25 @@ impl Kind for Members {
                 let places = handle.begin(&[(item, removed)]);
                 let result = writer.remove(item).await;
                 handle.end(&places, &result, |was| vec![was_there(*was)])
+            }
+            2 => {
+                let places = handle.begin(&[0, 1, 2].map(|item| (item, Act::Put(None))));
+                let result = writer.clear().await;
+                end_blindly(handle, &places, &result)
+            }
+            3 => {
+                let items: Vec<_> = draw_keys(rng).collect();
+                let acts = items.iter().map(|item| (*item, Act::Put(Some(0))));
+                let places = handle.begin(&acts.collect::<Vec<_>>());
+                let result = writer.extend(items).await;
+                end_blindly(handle, &places, &result)
+            }
+            4 => {
+                let items: Vec<_> = draw_keys(rng).collect();
+                let acts = items.iter().map(|item| (*item, Act::Put(None)));
+                let places = handle.begin(&acts.collect::<Vec<_>>());
+                let result = writer.remove_many(items).await;
+                end_blindly(handle, &places, &result)
             }
             _ => {
                 let mut together = Together::new(writer.batch());
@@ -338,25 +402,42 @@ impl Kind for List {
         writer: &Writer<Self>,
         rng: &mut ChaCha8Rng,
     ) -> Option<Version> {
-        let len = handle.view().len();
+        let len = handle.view().len() as u64;
         if len > ITEMS || chance(rng, 400_000) {
-            return match below(rng, 3) {
+            return match below(rng, 8) {
                 0 => {
+                    let place = handle.sweeping(true);
+                    let result = writer.clear().await;
+                    handle.swept(place, &result)
+                }
+                1 => {
+                    let place = handle.sweeping(true);
+                    let left = len.saturating_sub(1 + below(rng, SWEPT));
+                    let result = writer.truncate(left).await;
+                    handle.swept(place, &result)
+                }
+                2 | 3 => {
                     let place = handle.taking(End::First);
                     let result = writer.pop_front().await;
                     handle.taken(place, &result, |item| *item)
                 }
-                1 => {
+                4 | 5 => {
                     let place = handle.taking(End::Last);
                     let result = writer.pop_back().await;
                     handle.taken(place, &result, |item| *item)
                 }
                 _ => {
                     let place = handle.taking(End::Any);
-                    let result = writer.remove(below(rng, len as u64 + 1)).await;
+                    let result = writer.remove(below(rng, len + 1)).await;
                     handle.taken(place, &result, |item| Some(*item))
                 }
             };
+        }
+        if handle.world().setting().swaps && chance(rng, 200_000) {
+            let places = [(); 2].map(|()| below(rng, len + 1));
+            let place = handle.swapping(places);
+            let result = writer.swap(places[0], places[1]).await;
+            return handle.swapped(place, &result);
         }
         match below(rng, 5) {
             0 => {
@@ -366,7 +447,7 @@ impl Kind for List {
             }
             1 => {
                 let item = handle.putting(false);
-                let result = writer.insert(below(rng, len as u64 + 2), item).await;
+                let result = writer.insert(below(rng, len + 2), item).await;
                 handle.put(&[item], &result)
             }
             2 => {
@@ -401,40 +482,100 @@ impl Kind for Queue {
         rng: &mut ChaCha8Rng,
     ) -> Option<Version> {
         let (view, priority) = (handle.view(), below(rng, PRIORITIES));
-        if view.len() > ITEMS || chance(rng, 400_000) {
-            return match (below(rng, 4), view.get_min()) {
-                (0, Some((_, key, _))) => {
-                    let place = handle.taking(End::Any);
-                    let result = writer.remove(*key).await;
-                    handle.taken(place, &result, |entry| entry.map(|_| *key))
-                }
-                (1, _) => {
-                    let place = handle.taking(End::Last);
-                    let result = writer.pop_max().await;
-                    handle.taken(place, &result, |entry| entry.map(|(_, key, _)| key))
-                }
-                _ => {
-                    let place = handle.taking(End::First);
-                    let result = writer.pop_min().await;
-                    handle.taken(place, &result, |entry| entry.map(|(_, key, _)| key))
-                }
-            };
+        if view.len() as u64 > ITEMS || chance(rng, 400_000) {
+            return take_from_queue(handle, writer, rng).await;
         }
-        match (below(rng, 4), view.get_max()) {
+        let is_limited = handle.world().setting().capacities;
+        match (below(rng, 6), view.get_max()) {
             (0, Some((_, key, _))) => {
                 let result = writer.update_priority(*key, priority).await;
                 handle.put(&[], &result)
             }
-            (1, _) => {
+            (1, Some((_, key, _))) => {
+                let result = writer.update_value(*key, priority).await;
+                handle.put(&[], &result)
+            }
+            (2, _) => {
                 let keys = [false; 3].map(|is_behind| handle.putting(is_behind));
+                let given_up = is_limited.then(|| handle.sweeping(false));
                 let result = writer.extend(keys.map(|key| (priority, key, 0))).await;
-                handle.put(&keys, &result)
+                handle.note(&result, |items, fate| {
+                    keys.iter()
+                        .for_each(|key| items.put(*key, fate.map(|_| ())));
+                    if let Some(place) = given_up {
+                        items.swept(place, fate.map(|count| *count));
+                    }
+                })
+            }
+            (3, _) if is_limited => {
+                let capacity = chance(rng, 500_000).then_some(CAPACITY);
+                let given_up = handle.sweeping(false);
+                let result = writer.set_capacity(capacity).await;
+                handle.swept(given_up, &result)
             }
             _ => {
+                // Where there are too many the first goes, which may be this one.
                 let key = handle.putting(false);
+                let given_up = is_limited.then(|| handle.taking(End::First));
                 let result = writer.insert(priority, key, 0).await;
-                handle.put(&[key], &result)
+                handle.note(&result, |items, fate| {
+                    items.put(key, fate.map(|_| ()));
+                    let evicted = |inserted: &Inserted<u64, u64, u64>| {
+                        let (_, key, _) = inserted.evicted?;
+                        handle.world().reach(EVICTED);
+                        Some(key)
+                    };
+                    if let Some(place) = given_up {
+                        items.taken(place, fate.map(evicted));
+                    }
+                })
             }
+        }
+    }
+}
+
+async fn take_from_queue(
+    handle: &Handle<Queue>,
+    writer: &Writer<Queue>,
+    rng: &mut ChaCha8Rng,
+) -> Option<Version> {
+    let view = handle.view();
+    match (below(rng, 10), view.get_min()) {
+        (0, Some((_, key, _))) => {
+            let place = handle.taking(End::Any);
+            let result = writer.remove(*key).await;
+            handle.taken(place, &result, |entry| entry.map(|_| *key))
+        }
+        (1, Some((_, key, value))) => {
+            let place = handle.taking(End::Any);
+            let result = writer.compare_exchange_value(*key, *value, None).await;
+            handle.taken(place, &result, |result| result.is_ok().then_some(*key))
+        }
+        (2, Some(_)) => {
+            let place = handle.sweeping(false);
+            let keys: Vec<u64> = view.iter_desc().map(|(_, key, _)| *key).take(2).collect();
+            let result = writer.remove_keys(keys).await;
+            handle.swept(place, &result)
+        }
+        (3, _) => {
+            let place = handle.sweeping(false);
+            let result = writer.remove_range(..=below(rng, PRIORITIES / 2)).await;
+            handle.swept(place, &result)
+        }
+        (4, _) if chance(rng, 500_000) => {
+            let place = handle.sweeping(true);
+            let result = writer.clear().await;
+            handle.swept(place, &result)
+        }
+        (5 | 6, _) => {
+            let place = handle.taking(End::Last);
+            let result = writer.pop_max().await;
+            handle.taken(place, &result, |entry| entry.map(|(_, key, _)| key))
+        }
+        _ => {
+            let place = handle.taking(End::First);
+            let result = writer.pop_min().await;
+            handle.taken(place, &result, |entry| entry.map(|(_, key, _)| key))
         }
     }
 }

@@ -11,7 +11,7 @@ use super::contents::Contents;
 use super::handle::Handle;
 use super::kinds::Kind;
 use super::record::Record;
-use super::world::{SEEN_TO_GO, TOOK_UNTOLD, World};
+use super::world::{SEEN_TO_GO, SWAPPED, SWEPT, TOOK_UNTOLD, World};
 
 /// A collection, whatever its kind.
 pub(super) trait Part {
@@ -84,6 +84,12 @@ impl<C: Kind> Part for PartOf<C> {
         }
         if record.items.seen_to_go() > 0 {
             self.world.reach(SEEN_TO_GO);
+        }
+        if record.items.seen_to_be_swept() > 0 {
+            self.world.reach(SWEPT);
+        }
+        if record.items.seen_to_be_swapped() > 0 {
+            self.world.reach(SWAPPED);
         }
         let of_items = record
             .shown

@@ -17,6 +17,8 @@ pub(super) enum Act {
     Read,
     /// Puts a value, or none.
     Write(Option<u64>),
+    /// The same, by who is not told what was there.
+    Put(Option<u64>),
     /// Puts the second where it holds the first.
     Exchange(Option<u64>, Option<u64>),
 }
@@ -31,6 +33,9 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// It was done, and nothing is known of what was held.
+    pub(super) const BLIND: Self = Self::held(None);
+
     /// It was done where this was held.
     pub(super) const fn held(held: Option<u64>) -> Self {
         Self { held, done: true }
@@ -51,6 +56,7 @@ impl Act {
         match self {
             Self::Read => (Seen::held(held), held),
             Self::Write(new) => (Seen::held(held), new),
+            Self::Put(new) => (Seen::BLIND, new),
             Self::Exchange(expected, new) if expected == held => (Seen::held(held), new),
             Self::Exchange(..) => (Seen { held, done: false }, held),
         }
@@ -60,7 +66,7 @@ impl Act {
     const fn puts(self) -> Option<Option<u64>> {
         match self {
             Self::Read => None,
-            Self::Write(new) | Self::Exchange(_, new) => Some(new),
+            Self::Write(new) | Self::Put(new) | Self::Exchange(_, new) => Some(new),
         }
     }
 }
@@ -105,9 +111,10 @@ impl Model for Sequential {
         (_, next): &(Slot, Act),
         output: Option<&Seen>,
     ) -> bool {
-        match output {
-            Some(seen) => unknown.puts() == Some(seen.held),
-            None => matches!(next, Act::Exchange(..)),
+        match (next, output) {
+            (Act::Put(_), _) => false,
+            (_, Some(seen)) => unknown.puts() == Some(seen.held),
+            (_, None) => matches!(next, Act::Exchange(..)),
         }
     }
 }
@@ -264,6 +271,10 @@ mod tests {
             (Act::Exchange(Some(1), None), Some(Seen::held(Some(1)))),
             (Act::Write(Some(4)), None),
             (Act::Read, Some(Seen::held(Some(4)))),
+            (Act::Put(Some(5)), Some(Seen::BLIND)),
+            (Act::Write(Some(6)), Some(Seen::held(Some(5)))),
+            (Act::Put(None), Some(Seen::BLIND)),
+            (Act::Read, none),
         ]);
         good.are_linearizable().unwrap();
     }
@@ -281,8 +292,10 @@ mod tests {
             (Act::Write(None), None),
             (Act::Read, Some(Seen::held(Some(1)))),
         ];
+        let lost_put = [(Act::Put(Some(1)), none), (Act::Read, none)];
         for bad in [
             &lost_write[..],
+            &lost_put,
             &exchanged_twice,
             &refused_for_nothing,
             &out_of_nowhere,

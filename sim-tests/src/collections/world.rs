@@ -26,6 +26,9 @@ pub(super) const LAGGED_LIVE: &str = "changes were missed by one who was level w
 pub(super) const LOST_RACE: &str = "somebody lost the race for a decision";
 pub(super) const TOOK_UNTOLD: &str = "somebody took an item and was not told which";
 pub(super) const SEEN_TO_GO: &str = "an item was seen to go";
+pub(super) const SWEPT: &str = "items were seen to go at once";
+pub(super) const SWAPPED: &str = "items were seen to be exchanged";
+pub(super) const EVICTED: &str = "an entry was given up for the capacity of a queue";
 
 pub(super) const RARE_STATES: &[&str] = &[
     DURABLE,
@@ -39,6 +42,9 @@ pub(super) const RARE_STATES: &[&str] = &[
     LOST_RACE,
     TOOK_UNTOLD,
     SEEN_TO_GO,
+    SWEPT,
+    SWAPPED,
+    EVICTED,
 ];
 
 /// What a run asks of its collections.
@@ -51,6 +57,10 @@ pub(super) struct Setting {
     /// The mean time between two operations of a host.
     pub(super) pace: Duration,
     pub(super) command_timeout: Duration,
+    /// Whether items of a `Vec` are exchanged: what one handle puts behind all others is in no order then.
+    pub(super) swaps: bool,
+    /// Whether queues are limited now and then: whoever puts something may take something then.
+    pub(super) capacities: bool,
 }
 
 impl Setting {
