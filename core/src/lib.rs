@@ -53,8 +53,8 @@ pub mod discovery {
     pub use crate::node::discovery::{CatalogWatch, Discovery, Error, Events, EventsLagged};
     pub use crate::protocol::discovery::{
         Catalog, Config, ConfigBuilder, ConfigError, EntryError, EntryVersion, Event, GroupInfo,
-        PeerAddr, PeerEntry, RequestError, SignedPeerEntry, StreamInfo, SyncFailure, Ticket,
-        VerifiedEntry,
+        PeerAddr, PeerEntry, PeerInfo, RequestError, SignedPeerEntry, StreamInfo, SyncFailure,
+        Ticket, VerifiedEntry,
     };
 }
 
@@ -78,9 +78,9 @@ pub mod streams {
 pub mod groups {
     pub use crate::node::groups::{
         Bond, Bonds, CommandError, Committed, Condition, Consistency, Executed, Group,
-        GroupBuilder, GroupEvent, GroupStatus, Groups, JoinError, NoOp, Passage, Pending,
-        PendingMany, Queried, QueryError, Reformed, Serialized, Snapshot, StateMachine, Stopped,
-        Storage, Superseded, When,
+        GroupBuilder, GroupEvent, GroupStatus, Groups, IndexRange, JoinError, NoOp, Passage,
+        Pending, PendingMany, Queried, QueryError, Reformed, Serialized, Snapshot, StateMachine,
+        Stopped, Storage, Superseded, When,
     };
     pub use crate::node::streams::Events;
     pub use crate::protocol::bonds::{BondState, Config as BondsConfig, Refusal};

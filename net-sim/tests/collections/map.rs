@@ -216,6 +216,11 @@ fn who_comes_late_is_given_a_snapshot_while_writes_go_on() {
                 .zip(0..)
                 .all(|((key, value), number)| { (key, value) == (number, [number; 32]) })
         );
+        let (log, applied) = (map.status().log(), map.status().applied);
+        assert!(
+            !log.contains(&Index(1)) && log.contains(&applied),
+            "{log:?}"
+        );
         // What came by the snapshot is no change.
         let mut changes = map.changes(None);
         let lagged = changes

@@ -26,8 +26,12 @@ pub struct CollectionConfig {
 /// How members of a collection that lack something get it: small gaps from the log, large ones by a snapshot in chunks, both
 /// from all members that have it.
 ///
-/// Part of the [configuration of consensus](Config), whose fields these are. How much one answer holds follows from its
-/// bytes, and a snapshot that somebody fetches is kept until nothing of it was asked for during twenty fetch timeouts.
+/// Part of the [configuration of consensus](Config), whose fields these are. What else could be set follows from them:
+///
+/// - how many entries are fetched at once: 512, or as many as fill an answer, since entries may be long;
+/// - for how long a snapshot is kept for who fetches it: until nothing of it was asked for during twenty fetch timeouts, so
+///   that it outlives several requests that are lost;
+/// - for how long a snapshot is waited for: for each of its parts a fetch timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncConfig {
     /// So many writes below the latest snapshot are kept, so that small gaps need none. Default: 16,384.

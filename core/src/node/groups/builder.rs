@@ -32,6 +32,9 @@ const SYNC_CANONICAL: UniqueId = unique_id!("smalti log and canonical snapshots 
 pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where a group keeps what it must not forget. All members use the same kind: it is part of the group's id.
+///
+/// There is no store to be written for it: what has to be on disk before what is part of consensus, so the node keeps the log
+/// itself, in either kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Storage {
     /// In memory: a node that starts again is another member, and a group whose nodes all stop is gone. Default.

@@ -41,4 +41,4 @@ pub use machine::{NoOp, Serialized, Snapshot, StateMachine};
 pub use passages::Passage;
 pub use registry::Groups;
 pub(crate) use registry::{Foundation, start};
-pub use view::{Committed, Condition, GroupStatus, When};
+pub use view::{Committed, Condition, GroupStatus, IndexRange, When};

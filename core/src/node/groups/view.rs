@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,6 +11,9 @@ use super::error::Stopped;
 use crate::id::PeerId;
 use crate::node::watched::{Edge, Watched};
 use crate::protocol::raft::{Incarnation, Index, Phase, Position, Role, Status, Term, Version};
+
+/// Entries of a log that follow each other.
+pub type IndexRange = RangeInclusive<Index>;
 
 /// Where a node stands in a group at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +31,8 @@ pub struct GroupStatus {
     pub voters: Arc<[PeerId]>,
     /// Where its log ends.
     pub last: Position,
+    /// The lowest index of which its log has the entry. What is below is part of its snapshot.
+    pub kept_from: Index,
     /// How far it knows the log to be committed.
     pub committed: Index,
     /// How far its state machine has come.
@@ -54,6 +60,7 @@ impl GroupStatus {
             leader: None,
             voters: Arc::new([]),
             last: Position::ZERO,
+            kept_from: Index::ZERO.next(),
             committed: Index::ZERO,
             applied: Index::ZERO,
             commands: 0,
@@ -82,6 +89,7 @@ impl GroupStatus {
             leader,
             voters,
             last: status.last,
+            kept_from: status.kept_from,
             committed: status.commit,
             applied: status.applied,
             commands: status.commands,
@@ -103,6 +111,12 @@ impl GroupStatus {
             stopped: Some(why),
             ..self.clone()
         }
+    }
+
+    /// The entries that its log has. Empty where there is none.
+    #[must_use]
+    pub const fn log(&self) -> IndexRange {
+        self.kept_from..=self.last.index
     }
 
     /// Whether the node leads.

@@ -29,6 +29,18 @@ pub struct Catalog {
     sums: Sums,
 }
 
+/// What a node knows of one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerInfo<'a> {
+    /// What is said of it.
+    pub entry: &'a PeerEntry,
+    /// It speaks for itself; else it was put in by hand.
+    pub is_signed: bool,
+    /// The smoothed round-trip time to it, where it has been measured.
+    pub rtt: Option<Duration>,
+}
+
 /// An entry, and until when it counts.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
@@ -124,6 +136,16 @@ impl Catalog {
     #[must_use]
     pub fn rtt(&self, peer: &PeerId) -> Option<Duration> {
         self.rtts.get(peer).copied()
+    }
+
+    /// All that is known of `peer`, if it is visible.
+    #[must_use]
+    pub fn info(&self, peer: &PeerId) -> Option<PeerInfo<'_>> {
+        Some(PeerInfo {
+            entry: self.get(peer)?,
+            is_signed: self.get_signed(peer).is_some(),
+            rtt: self.rtt(peer),
+        })
     }
 
     /// Peers of which [`get`](Self::get) may give something else than `earlier` did, and few others. Takes time in

@@ -20,7 +20,7 @@ mod records;
 mod rtt;
 mod sync;
 
-pub use catalog::Catalog;
+pub use catalog::{Catalog, PeerInfo};
 pub use config::{BOOTSTRAP_MAX, Config, ConfigBuilder, ConfigError, Many, One, OneOrMany};
 pub use entry::{
     ENTRY_BYTES_MAX, EXTENSIONS_MAX, EntryError, EntryVersion, GROUPS_MAX, GroupInfo,

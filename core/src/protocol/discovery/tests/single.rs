@@ -521,6 +521,9 @@ fn far_peers_are_hidden_until_they_come_near() {
         let content = outputs.contains(&Output::CatalogChanged { content: true });
         let catalog = single.machine.catalog();
         assert_eq!(catalog.get(&id).is_some(), catalog.peers_count() == 1);
+        let info = catalog.info(&id);
+        assert_eq!(info.map(|info| info.entry), catalog.get(&id));
+        assert!(info.is_none_or(|info| info.is_signed && info.rtt == catalog.rtt(&id)));
         (catalog.get(&id).is_some(), content)
     };
     assert_eq!(sample(100), (true, false));
@@ -534,6 +537,11 @@ fn entries_by_hand_stay_here_and_yield_to_signed_ones() {
     let mut single = Single::with_neighbours(2);
     let by_hand = PeerEntry::new(NetworkId::from("test"), peer(9)).with_tags([Tag::from("mine")]);
     assert_eq!(single.request(Command::Insert(by_hand.clone())), Ok(()));
+    let info = single.machine.catalog().info(&peer(9).id).unwrap();
+    assert_eq!(
+        (info.entry, info.is_signed, info.rtt),
+        (&by_hand, false, None)
+    );
     let outputs = single.pass(Duration::from_secs(60));
     let is_mine = |output: &Output| match output {
         Output::Send(_, Message::Gossip { records }) => records
