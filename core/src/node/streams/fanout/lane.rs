@@ -240,12 +240,13 @@ impl Lane {
     /// A subscription that takes what is sent from the datum `next` on.
     pub(super) fn subscribe(&mut self, next: u64) -> u64 {
         self.seal();
+        if self.takers == 0 {
+            // Nobody has looked at what was sent since. Where others are there, the next segment begins where they
+            // stand, before this subscription: to it that is passed over, while to them a later one would be a gap.
+            self.covered = next;
+        }
         self.takers += 1;
         self.cursors += 1;
-        if self.selected {
-            // Others see in this that nothing was chosen in between, or, where nobody was there, nothing at all.
-            self.covered = self.covered.max(next);
-        }
         self.end()
     }
 

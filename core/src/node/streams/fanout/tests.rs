@@ -336,18 +336,26 @@ type Covered = Vec<(u64, u64)>;
 
 /// As [`take`], of a subscription with criteria; with the sequence numbers that each segment covers.
 fn take_selected(fanout: &Fanout, id: SubscriptionId) -> (Datums, Covered) {
+    let (mut datums, mut covered) = (Vec::new(), Vec::new());
+    for mut segment in take_segments(fanout, id) {
+        covered.push((segment.first(), segment.end()));
+        datums.extend(std::iter::from_fn(|| segment.take()));
+    }
+    (datums, covered)
+}
+
+/// All segments that are queued now for a subscription with criteria.
+fn take_segments(fanout: &Fanout, id: SubscriptionId) -> Vec<Segment> {
     let cx = Context::from_waker(Waker::noop());
-    let (mut datums, mut covered, mut frames) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut segments, mut frames) = (Vec::new(), Vec::new());
     while let Poll::Ready(Taken::Segments(_)) = fanout.poll_take(&cx, id, BATCH_LEN, &mut frames) {
         let mut buffer = FrameBuffer::new(FRAME_LEN_MAX);
         frames.drain(..).for_each(|frame| buffer.push(frame));
         while let Some(frame) = buffer.next_frame().unwrap() {
-            let mut segment = Segment::parse_selected(frame).unwrap();
-            covered.push((segment.first(), segment.end()));
-            datums.extend(std::iter::from_fn(|| segment.take()));
+            segments.push(Segment::parse_selected(frame).unwrap());
         }
     }
-    (datums, covered)
+    segments
 }
 
 #[test]
@@ -379,7 +387,58 @@ fn criteria_choose_and_what_they_pass_over_leaves_no_hole() {
     for n in 0..2 {
         let (datums, covered) = take_selected(&fanout, id(n));
         assert_eq!(datums, [chosen(2_000, "a2000")]);
-        assert_eq!(covered, [(2_000, 2_001)]);
+        // It begins where the first one stands: a later beginning would be a gap to it.
+        assert_eq!(covered, [(4, 2_001)]);
+    }
+}
+
+proptest! {
+    /// Those who share a lane come and go, and none ever sees a gap, nor misses a datum that its criteria choose.
+    #[test]
+    fn who_comes_to_a_shared_lane_makes_no_gap_for_who_is_there(steps in prop::collection::vec(
+        prop_oneof![
+            6 => (0..3usize).prop_map(Step::Push),
+            3 => (0..3u64).prop_map(Step::Take),
+            2 => (0..3u64).prop_map(Step::Subscribe),
+            1 => (0..3u64).prop_map(Step::Unsubscribe),
+        ],
+        0..120,
+    )) {
+        let fanout = online(1_000);
+        let (mut sent, mut chosen) = (0, Vec::new());
+        let mut positions: BTreeMap<u64, (Position, u64)> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Push(n) => {
+                    let is_chosen = n == 0;
+                    push(&fanout, if is_chosen { "a" } else { "b" }).unwrap();
+                    chosen.extend(is_chosen.then_some(sent));
+                    sent += 1;
+                }
+                Step::Take(n) => {
+                    if let Some((position, from)) = positions.get_mut(&n) {
+                        let mut taken = Vec::new();
+                        for mut segment in take_segments(&fanout, id(n)) {
+                            prop_assert_eq!(position.advance_over(&segment), Ok(0));
+                            taken.extend(std::iter::from_fn(|| segment.take()).map(|(n, _)| n));
+                        }
+                        let due: Vec<u64> = chosen.iter().copied().filter(|n| n >= from).collect();
+                        prop_assert_eq!(taken, due);
+                        *from = sent;
+                    }
+                }
+                Step::Subscribe(n) => {
+                    if let std::collections::btree_map::Entry::Vacant(vacant) = positions.entry(n) {
+                        prop_assert_eq!(fanout.subscribe(id(n), wants("a")), sent);
+                        vacant.insert((Position::new(sent), sent));
+                    }
+                }
+                Step::Unsubscribe(n) => {
+                    fanout.unsubscribe(id(n));
+                    positions.remove(&n);
+                }
+            }
+        }
     }
 }
 
