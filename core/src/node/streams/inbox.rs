@@ -1,7 +1,7 @@
 //! The queue of a consumer: segments of all its producers, in the order of their arrival.
 //!
-//! Who reads from a producer waits here while the queue is full, so that the connection's flow control holds
-//! the producer back. Datums are decoded when the application takes them.
+//! Who reads from a producer waits here while the queue is full, in turn with others, so that the connection's flow
+//! control holds the producer back. Datums are decoded when the application takes them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,9 +37,43 @@ struct State {
     spans: BTreeMap<AttemptId, Span>,
     /// Those of them that have sent what cannot be decoded, and are about to end for it.
     rejected: BTreeSet<AttemptId>,
-    /// Who waits for room.
-    readers: BTreeMap<AttemptId, Waker>,
+    /// Who waits for room, the first to come first. Room is given in turn: a producer that always has more to send
+    /// would else take it from the others, who hold them to be too slow.
+    readers: VecDeque<(AttemptId, Waker)>,
     closed: bool,
+}
+
+impl State {
+    const fn has_room(&self, capacity: u64) -> bool {
+        self.datums < capacity && self.bytes < INBOX_BYTES_MAX
+    }
+
+    /// Keeps a place for who waits, the one it has already where it has one.
+    fn wait(&mut self, attempt: AttemptId, cx: &Context<'_>) {
+        match self.readers.iter_mut().find(|(of, _)| *of == attempt) {
+            Some((_, waker)) => waker.clone_from(cx.waker()),
+            None => self.readers.push_back((attempt, cx.waker().clone())),
+        }
+    }
+
+    /// Whether nobody waits before `attempt`.
+    fn is_turn_of(&self, attempt: AttemptId) -> bool {
+        self.readers
+            .front()
+            .is_none_or(|(first, _)| *first == attempt)
+    }
+
+    /// Gives up the place of `attempt`.
+    fn leave(&mut self, attempt: AttemptId) -> Option<Waker> {
+        let place = self.readers.iter().position(|(of, _)| *of == attempt)?;
+        self.readers.remove(place).map(|(_, waker)| waker)
+    }
+
+    /// Who is to be woken after any change: nobody else is until it has taken its turn, or given it up.
+    fn next_reader(&self, capacity: u64) -> Option<Waker> {
+        let (_, waker) = self.readers.front()?;
+        self.has_room(capacity).then(|| waker.clone())
+    }
 }
 
 impl Inbox {
@@ -64,9 +98,15 @@ impl Inbox {
     /// Takes in nothing more of a subscription; gives what it has put in, where it had begun.
     pub(super) fn end(&self, attempt: AttemptId) -> Option<Span> {
         let mut state = self.lock();
-        state.readers.remove(&attempt);
+        let left = state.leave(attempt);
         state.rejected.remove(&attempt);
-        state.spans.remove(&attempt)
+        let span = state.spans.remove(&attempt);
+        // It may have been its turn.
+        let next = state.next_reader(self.capacity);
+        drop(state);
+        drop(left);
+        next.into_iter().for_each(Waker::wake);
+        span
     }
 
     /// Drops what is there of a subscription, and takes in nothing more of it; gives the number of datums dropped. Its
@@ -87,10 +127,11 @@ impl Inbox {
         });
         state.datums -= datums;
         state.bytes -= bytes;
-        // Who waits finds that there is room, or that it is not wanted.
-        let readers = std::mem::take(&mut state.readers);
+        // It finds that it is not wanted; who comes next finds that there is room.
+        let left = state.leave(attempt);
+        let next = state.next_reader(self.capacity);
         drop(state);
-        readers.into_values().for_each(Waker::wake);
+        left.into_iter().chain(next).for_each(Waker::wake);
         datums
     }
 
@@ -108,8 +149,8 @@ impl Inbox {
             *delivery = None;
             return Poll::Ready(());
         }
-        if state.datums >= self.capacity || state.bytes >= INBOX_BYTES_MAX {
-            state.readers.insert(attempt, cx.waker().clone());
+        if !state.is_turn_of(attempt) || !state.has_room(self.capacity) {
+            state.wait(attempt, cx);
             return Poll::Pending;
         }
         let Some(delivery) = delivery.take() else {
@@ -123,10 +164,11 @@ impl Inbox {
         state.bytes += delivery.segment.len();
         state.deliveries.push_back(delivery);
         let application = state.application.take();
+        let served = state.leave(attempt);
+        let next = state.next_reader(self.capacity);
         drop(state);
-        if let Some(application) = application {
-            application.wake();
-        }
+        drop(served);
+        application.into_iter().chain(next).for_each(Waker::wake);
         Poll::Ready(())
     }
 
@@ -142,13 +184,9 @@ impl Inbox {
         };
         state.datums -= u64::from(delivery.segment.left());
         state.bytes -= delivery.segment.len();
-        let readers = if state.datums < self.capacity && state.bytes < INBOX_BYTES_MAX {
-            std::mem::take(&mut state.readers)
-        } else {
-            BTreeMap::new()
-        };
+        let next = state.next_reader(self.capacity);
         drop(state);
-        readers.into_values().for_each(Waker::wake);
+        next.into_iter().for_each(Waker::wake);
         Poll::Ready(Some(delivery))
     }
 
@@ -159,15 +197,16 @@ impl Inbox {
         let readers = std::mem::take(&mut state.readers);
         let application = state.application.take();
         drop(state);
-        readers
-            .into_values()
-            .chain(application)
-            .for_each(Waker::wake);
+        let readers = readers.into_iter().map(|(_, waker)| waker);
+        readers.chain(application).for_each(Waker::wake);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
     use bytes::BytesMut;
 
     use super::*;
@@ -178,6 +217,15 @@ mod tests {
     use crate::wire::FRAME_HEADER_LEN;
 
     const ATTEMPT: AttemptId = AttemptId(0);
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 
     fn accepted(first: u64) -> Accepted {
         let instance = ProducerInstance::from_bytes([0; 32]);
@@ -205,6 +253,14 @@ mod tests {
         inbox.poll_push(&cx, ATTEMPT, &mut delivery).is_ready()
     }
 
+    /// Waits, or puts in one datum, for one of several subscriptions.
+    fn push_as(inbox: &Inbox, attempt: AttemptId, waker: &Waker) -> bool {
+        let mut delivery = delivery(0, 1);
+        inbox
+            .poll_push(&Context::from_waker(waker), attempt, &mut delivery)
+            .is_ready()
+    }
+
     fn take(inbox: &Inbox) -> Option<u64> {
         match inbox.poll_take(&Context::from_waker(Waker::noop())) {
             Poll::Ready(Some(delivery)) => Some(delivery.segment.next_sequence()),
@@ -226,6 +282,59 @@ mod tests {
             (Some(6), Some(12), None)
         );
         assert_eq!(inbox.end(ATTEMPT).map(|span| span.next), Some(18));
+    }
+
+    #[test]
+    fn readers_take_turns_however_fast_one_of_them_is() {
+        let inbox = Inbox::new(1);
+        let [one, other, third] = [0, 1, 2].map(AttemptId);
+        (0..3).for_each(|n| inbox.begin(AttemptId(n), accepted(0)));
+        let noop = Waker::noop();
+        assert!(push_as(&inbox, one, noop));
+        assert!(
+            ![one, other, third]
+                .map(|n| push_as(&inbox, n, noop))
+                .contains(&true)
+        );
+        for turn in [one, other, third, one, other] {
+            assert_eq!(take(&inbox), Some(0));
+            for attempt in [one, other, third] {
+                // Whoever is asked first, and asks at once for more.
+                let pushed = push_as(&inbox, attempt, noop);
+                assert_eq!(
+                    pushed,
+                    attempt == turn,
+                    "{attempt:?} in the turn of {turn:?}"
+                );
+                assert!(!pushed || !push_as(&inbox, attempt, noop));
+            }
+        }
+    }
+
+    #[test]
+    fn whose_turn_it_is_holds_up_nobody_when_it_leaves() {
+        type Leave = fn(&Inbox);
+        let ways: [Leave; 2] = [
+            |inbox| assert!(inbox.end(AttemptId(0)).is_some()),
+            |inbox| {
+                inbox.reject(AttemptId(0));
+                assert!(push_as(inbox, AttemptId(0), Waker::noop()));
+            },
+        ];
+        for leave in ways {
+            let inbox = Inbox::new(1);
+            (0..3).for_each(|n| inbox.begin(AttemptId(n), accepted(0)));
+            assert!(push_as(&inbox, AttemptId(2), Waker::noop()));
+            let wakes = [(); 2].map(|()| Arc::new(Wakes::default()));
+            for (n, wakes) in [0, 1].into_iter().zip(&wakes) {
+                assert!(!push_as(&inbox, AttemptId(n), &wakes.clone().into()));
+            }
+            assert_eq!(take(&inbox), Some(0));
+            assert_eq!(wakes[0].0.load(Ordering::Relaxed), 1);
+            leave(&inbox);
+            assert!(wakes[1].0.load(Ordering::Relaxed) > 0);
+            assert!(push_as(&inbox, AttemptId(1), Waker::noop()));
+        }
     }
 
     #[test]
