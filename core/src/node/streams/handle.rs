@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use tokio::sync::{Notify, Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::answer::Answer;
 use super::consumer::{self, Consumer, ConsumerBuilder, ConsumerSettings};
 use super::consumer_worker;
 use super::error::{ConsumerError, ProducerError};
@@ -353,7 +354,7 @@ impl Streams {
             peer,
             subscribe,
             lease,
-            send,
+            answer: Answer::new(send),
             frames,
             permit: Some(permit),
         };

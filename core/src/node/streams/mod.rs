@@ -5,6 +5,7 @@
 //! the application takes it. Each queue is bounded, and each waits for the next: an application that does not
 //! take its datums is felt by the producer.
 
+mod answer;
 mod condition;
 mod consumer;
 mod consumer_worker;

@@ -5,9 +5,9 @@ use std::future::poll_fn;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use super::answer::Answer;
 use super::condition::{Predicate, Subscribers};
 use super::handle::Streams;
 use super::producer::Core;
@@ -17,14 +17,14 @@ use crate::id::{PeerId, UniqueId};
 use crate::node::connections::Lease;
 use crate::node::discovery::{CatalogWatch, Discovery};
 use crate::node::driver::{Host, drive};
-use crate::node::framed::{FrameReader, write_all};
+use crate::node::framed::FrameReader;
 use crate::node::tasks::Tasks;
 use crate::protocol::discovery::Catalog;
 use crate::protocol::streams::producer::{self as machine, Input, Machine, Output, SubscriptionId};
-use crate::protocol::streams::{Accepted, HANDSHAKE_LEN_MAX, Refusal, Reply, Subscribe};
-use crate::runtime::{Clock, SendStream};
+use crate::protocol::streams::{Accepted, Refusal, Reply, Subscribe};
+use crate::runtime::Clock;
 use crate::time::Duration;
-use crate::wire::{CloseCode, encode_frame};
+use crate::wire::CloseCode;
 
 /// What waits for the worker. Beyond it, who asks for a subscription waits.
 const EVENTS_MAX: usize = 256;
@@ -46,7 +46,7 @@ pub(super) struct Request {
     pub(super) peer: PeerId,
     pub(super) subscribe: Subscribe,
     pub(super) lease: Arc<Lease>,
-    pub(super) send: Box<dyn SendStream>,
+    pub(super) answer: Answer,
     /// Where the consumer says that it leaves.
     pub(super) frames: FrameReader,
     /// Counts it among those that are not answered yet.
@@ -56,24 +56,15 @@ pub(super) struct Request {
 impl Request {
     /// Tells the consumer why it cannot subscribe.
     pub(super) async fn refuse(mut self, refusal: Refusal, tasks: &Tasks) {
-        let Ok(mut reply) = encode_reply(&Reply::Refused(refusal)) else {
-            return;
-        };
         let told = async {
-            write_all(&mut self.send, &mut reply).await?;
-            self.send.finish();
-            poll_fn(|cx| self.send.poll_stopped(cx)).await
+            self.answer.reply(&Reply::Refused(refusal)).await?;
+            self.answer.send.finish();
+            poll_fn(|cx| self.answer.send.poll_stopped(cx)).await
         };
         // Where it cannot be told, it finds out by itself.
         let _ = tasks.timeout(FAREWELL_TIMEOUT, "refusal", told).await;
         drop((self.permit, self.lease));
     }
-}
-
-pub(super) fn encode_reply(reply: &Reply) -> Result<Bytes, crate::wire::FrameError> {
-    let mut frame = BytesMut::new();
-    encode_frame(reply, HANDSHAKE_LEN_MAX, &mut frame)?;
-    Ok(frame.freeze())
 }
 
 /// What the worker of a producer is started with.

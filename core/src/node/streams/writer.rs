@@ -9,17 +9,18 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::answer::Answer;
 use super::fanout::{BATCH_LEN, Taken};
 use super::producer::Core;
-use super::producer_worker::{Event, FAREWELL_TIMEOUT, Request, encode_reply};
+use super::producer_worker::{Event, FAREWELL_TIMEOUT, Request};
 use super::roster::Counters;
 use crate::node::connections::{Lease, LinkError};
-use crate::node::framed::{FrameReader, write_all, write_chunks};
+use crate::node::framed::{FrameReader, write_chunks};
 use crate::node::tasks::Tasks;
 use crate::protocol::streams::egress::Egress;
 use crate::protocol::streams::producer::SubscriptionId;
 use crate::protocol::streams::{Accepted, Refusal, Reply};
-use crate::runtime::{Clock, SendStream, StreamError};
+use crate::runtime::{Clock, StreamError};
 use crate::wire::CloseCode;
 
 /// What the worker and the writer of a subscription share.
@@ -77,14 +78,11 @@ pub(super) async fn wait(
     decided: oneshot::Receiver<Verdict>,
     tasks: &Tasks,
 ) {
-    let Ok(mut reply) = encode_reply(&Reply::Waiting { max }) else {
-        return;
-    };
     let left = async {
-        write_all(&mut request.send, &mut reply).await?;
+        request.answer.reply(&Reply::Waiting { max }).await?;
         // It has been answered, so that others may ask.
         drop(request.permit.take());
-        let (send, frames) = (&mut request.send, &mut request.frames);
+        let (send, frames) = (&mut request.answer.send, &mut request.frames);
         poll_fn(|cx| {
             if frames.poll_next(cx).is_ready() {
                 return Poll::Ready(Ok(()));
@@ -103,8 +101,8 @@ pub(super) async fn wait(
     match decided {
         Ok(Verdict::Accepted(grant)) => serve(request, grant).await,
         Ok(Verdict::Refused(refusal)) => request.refuse(refusal, tasks).await,
-        Ok(Verdict::Ended(code)) => request.send.reset(code),
-        Err(_) => request.send.reset(CloseCode::CANCELLED),
+        Ok(Verdict::Ended(code)) => request.answer.send.reset(code),
+        Err(_) => request.answer.send.reset(CloseCode::CANCELLED),
     }
 }
 
@@ -112,7 +110,7 @@ pub(super) async fn wait(
 pub(super) async fn serve(request: Request, grant: Grant) {
     let Request {
         lease,
-        mut send,
+        mut answer,
         frames,
         permit,
         ..
@@ -125,9 +123,9 @@ pub(super) async fn serve(request: Request, grant: Grant) {
     );
     crate::select! {
         () = end.ended.cancelled() => {
-            send.reset(end.code.get().copied().unwrap_or(CloseCode::CANCELLED));
+            answer.send.reset(end.code.get().copied().unwrap_or(CloseCode::CANCELLED));
         },
-        result = write(&grant, &mut send) => if let Err(error) = result {
+        result = write(&grant, &mut answer) => if let Err(error) = result {
             tracing::debug!(%error, "a consumer is gone");
         },
     }
@@ -165,12 +163,10 @@ async fn hear(
 }
 
 /// Writes all that is sent until the producer ends, or what was there when the consumer asked for the end.
-async fn write(grant: &Grant, send: &mut Box<dyn SendStream>) -> Result<(), StreamError> {
+async fn write(grant: &Grant, answer: &mut Answer) -> Result<(), StreamError> {
     let core = &grant.core;
-    let Ok(mut reply) = encode_reply(&Reply::Accepted(grant.accepted)) else {
-        return Err(StreamError::Closed);
-    };
-    write_all(send, &mut reply).await?;
+    answer.reply(&Reply::Accepted(grant.accepted)).await?;
+    let send = &mut answer.send;
     let mut egress = core.max_egress.map(Egress::new);
     let burst_len = egress.as_ref().map_or(usize::MAX, Egress::burst_len);
     let limit = burst_len.min(BATCH_LEN);
