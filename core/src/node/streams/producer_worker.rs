@@ -257,16 +257,15 @@ impl Host for Worker {
                 self.leaving.push(id);
             }
             Output::Examine => {
-                let (full, mut waiting) = self.core.fanout.examine();
-                waiting.retain_mut(|(id, progress)| {
-                    let Some(live) = self.live.get(id) else {
-                        return true;
-                    };
-                    // A batch is taken at once and may take long to be written.
-                    *progress = progress.wrapping_add(live.end.moved());
+                let (full, waiting) = self.core.fanout.examine();
+                let waiting = waiting.into_iter().filter_map(|id| {
+                    let end = &self.live.get(&id)?.end;
+                    // Progress is what the transport has taken, not the queue's segments: a batch is taken at once and
+                    // may take long to be written, and the next is taken only when all of it has been.
                     // Who is sent no more than it may be is not to blame.
-                    !live.end.is_held()
+                    (!end.is_held()).then(|| (id, end.moved()))
                 });
+                let waiting = waiting.collect();
                 self.follow_ups.push_back(Input::Examined { full, waiting });
             }
             Output::Drain => {

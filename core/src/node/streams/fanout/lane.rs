@@ -300,8 +300,7 @@ impl Lane {
         if cursor.segment == self.end() && cursor.until.is_none() {
             self.seal();
         }
-        let before = cursor.taken;
-        let mut len = 0;
+        let (mut datums, mut len) = (0, 0);
         let left = self.left(cursor);
         for segment in self.sealed.range_mut(left) {
             segment.missing -= 1;
@@ -315,13 +314,13 @@ impl Lane {
             frames.push(segment.head.clone());
             frames.extend(segment.tail.clone());
             cursor.segment += 1;
-            cursor.taken += u64::from(segment.count);
+            datums += u64::from(segment.count);
             len += segment.len();
             if len >= limit {
                 break;
             }
         }
-        cursor.taken - before
+        datums
     }
 
     /// Drops what every subscription has taken, or will never take; `false` where there is nothing of it.

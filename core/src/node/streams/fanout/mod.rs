@@ -108,8 +108,6 @@ struct Cursor {
     criteria: Option<Arc<Criteria>>,
     /// The number of the segment that it takes next.
     segment: u64,
-    /// The datums that it has taken.
-    taken: u64,
     /// The number of the segment before which it ends, where it is to end.
     until: Option<u64>,
 }
@@ -222,7 +220,6 @@ impl Fanout {
         let cursor = Cursor {
             criteria,
             segment: lane.subscribe(next),
-            taken: 0,
             until: None,
         };
         state.cursors.insert(id, cursor);
@@ -323,8 +320,8 @@ impl Fanout {
         wakers.into_values().for_each(Waker::wake);
     }
 
-    /// Whether the queue is full, and the subscriptions that its oldest datum waits for, with what each has taken.
-    pub(super) fn examine(&self) -> (bool, Vec<(SubscriptionId, u64)>) {
+    /// Whether the queue is full, and the subscriptions that its oldest datum waits for.
+    pub(super) fn examine(&self) -> (bool, Vec<SubscriptionId>) {
         let mut state = self.lock();
         if state.room(self.capacity) != Room::Full {
             state.full_told = false;
@@ -338,10 +335,7 @@ impl Fanout {
                 (by_bytes || lane.datums() >= self.capacity) && lane.waits_for(cursor)
             })
         });
-        (
-            true,
-            waiting.map(|(&id, cursor)| (id, cursor.taken)).collect(),
-        )
+        (true, waiting.map(|(&id, _)| id).collect())
     }
 
     /// Sets whether datums are taken in although there may be nobody to send them to.
