@@ -50,6 +50,8 @@ pub(super) struct Record {
     pub(super) version: EntryVersion,
     /// When it will have reached the age at which it is purged.
     pub(super) expires: Instant,
+    /// When it is looked at for that: no later.
+    pub(super) place: Instant,
 }
 
 impl PartialEq for Record {
@@ -215,13 +217,19 @@ impl Catalog {
 
     /// Puts `entry` in the place of what is here of its peer. It takes precedence over that, by the
     /// caller's word.
-    pub(super) fn put(&mut self, entry: VerifiedEntry, expires: Instant) -> Option<Record> {
+    pub(super) fn put(
+        &mut self,
+        entry: VerifiedEntry,
+        expires: Instant,
+        place: Instant,
+    ) -> Option<Record> {
         self.sums.insert(&entry);
         self.alive += usize::from(entry.status == Status::Alive);
         let record = Record {
             version: entry.version,
             entry,
             expires,
+            place,
         };
         let replaced = self.signed.insert(record.entry.id, record);
         if let Some(replaced) = &replaced {
@@ -237,6 +245,13 @@ impl Catalog {
         self.alive -= usize::from(record.entry.status == Status::Alive);
         self.rtts.remove(peer);
         Some(record)
+    }
+
+    /// Notes when the record of `peer` is looked at next.
+    pub(super) fn set_place(&mut self, peer: &PeerId, place: Instant) {
+        if let Some(record) = self.signed.get_mut(peer) {
+            record.place = place;
+        }
     }
 
     pub(super) fn insert_unsigned(&mut self, entry: Arc<PeerEntry>) -> Option<Arc<PeerEntry>> {

@@ -45,7 +45,7 @@ pub(super) struct Records {
     max_time_drift: Duration,
     wall: WallTime,
     wall_read_at: Instant,
-    /// For each record an instant no later than its expiry. Renewing a record leaves its place in the
+    /// For each record one instant, its place, no later than its expiry. Renewing a record leaves its place in the
     /// index alone; when the place comes up it is put where it then belongs.
     expiry: BTreeSet<(Instant, PeerId)>,
     /// No later than the first place in the index and the first grave's end.
@@ -154,15 +154,22 @@ impl Records {
 
     fn put(&mut self, expires: Instant, entry: VerifiedEntry) -> Option<Record> {
         let id = entry.id;
-        let replaced = self.catalog.put(entry, expires);
-        if replaced
-            .as_ref()
-            .is_none_or(|replaced| expires < replaced.expires)
-        {
-            self.expiry.insert((expires, id));
-            self.next_purge = self.next_purge.min(expires);
+        let former = self.catalog.record(&id).map(|record| record.place);
+        let place = former.map_or(expires, |former| former.min(expires));
+        if former != Some(place) {
+            // Not one more: a peer whose entries come now younger and now older would fill the index.
+            if let Some(former) = former {
+                self.expiry.remove(&(former, id));
+            }
+            self.expiry.insert((place, id));
+            self.next_purge = self.next_purge.min(place);
         }
-        replaced
+        self.catalog.put(entry, expires, place)
+    }
+
+    fn move_to(&mut self, place: Instant, peer: PeerId) {
+        self.expiry.insert((place, peer));
+        self.catalog.set_place(&peer, place);
     }
 
     /// How long ago the record's entry was made, as far as is known.
@@ -226,10 +233,10 @@ impl Records {
                 continue;
             };
             if record.expires > now {
-                self.expiry.insert((record.expires, peer));
+                self.move_to(record.expires, peer);
             } else if peer == self.local {
                 // The machine was asleep; its own entry is about to be renewed.
-                self.expiry.insert((now + self.purge_after, peer));
+                self.move_to(now + self.purge_after, peer);
             } else {
                 return self.bury(now, &peer);
             }
@@ -247,7 +254,7 @@ impl Records {
     /// Takes out what is known of `peer`; it comes back only with a newer entry.
     pub(super) fn bury(&mut self, now: Instant, peer: &PeerId) -> Option<VerifiedEntry> {
         let record = self.catalog.remove(peer)?;
-        self.expiry.remove(&(record.expires, *peer));
+        self.expiry.remove(&(record.place, *peer));
         if self.grave_queue.len() == GRAVES_MAX {
             self.forget_oldest_grave();
         }
@@ -298,17 +305,19 @@ impl Records {
             .first()
             .map_or(Instant::FAR_FUTURE, |(at, _)| *at);
         assert!(self.next_purge <= first_place, "the purge comes too late");
-        let mut first = BTreeMap::new();
-        for (at, peer) in self.expiry.iter().rev() {
-            first.insert(*peer, *at);
-        }
+        assert_eq!(
+            self.expiry.len(),
+            self.catalog.len(),
+            "each record has one place in the index"
+        );
         for record in self.catalog.records(&super::Range::ALL) {
-            let place = first.get(&record.entry.id);
-            if record.entry.id == self.local {
-                continue;
-            }
+            let id = record.entry.id;
             assert!(
-                place.is_some_and(|at| *at <= record.expires),
+                self.expiry.contains(&(record.place, id)),
+                "a record is not where it says"
+            );
+            assert!(
+                record.place <= record.expires || id == self.local,
                 "a record would never expire"
             );
         }

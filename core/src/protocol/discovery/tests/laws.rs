@@ -48,6 +48,26 @@ pub(super) fn entry(
     VerifiedEntry::sign(entry, &key).unwrap()
 }
 
+#[test]
+fn a_peer_takes_one_place_however_its_entries_age() {
+    let mut records = records(Instant::ZERO);
+    // Renewed, and each second time as if it had been on its way for longer than the one before.
+    for sequence in 0..100 {
+        let age_ms = if sequence % 2 == 0 {
+            1_000 + sequence as u32
+        } else {
+            100_000
+        };
+        let entry = entry(1, 0, sequence, 0, false);
+        records.accept(Instant::ZERO, entry, age_ms).unwrap();
+        records.check_invariants();
+    }
+    let late = Instant::ZERO + Config::default().purge_after;
+    assert!(records.purge(late).is_some());
+    assert_eq!(records.purge(late), None);
+    records.check_invariants();
+}
+
 pub(super) fn records(now: Instant) -> Records {
     let local = PeerId::from_bytes([0xff; 32]);
     let wall = WallTime::from_micros(EPOCH);
