@@ -17,6 +17,7 @@ use super::messages::{
 use super::overlay::broadcast::record_len;
 use super::peer_addr::PeerAddr;
 use super::range::{Fingerprint, PARTS, Range};
+use super::records::PEERS_MAX;
 use crate::id::PeerId;
 use crate::time::{Duration, Instant};
 
@@ -337,6 +338,12 @@ impl Turn {
                 Question::Split { range, parts } => self.compare_parts(ctx, range, &parts)?,
                 Question::List { range, items } => self.compare_list(ctx, range, &items)?,
             }
+        }
+        // Each question and each want is about at least one entry that the peer says it has, none about one that
+        // another is about; of these there are no more than a catalog holds. The turn may go on for thousands of
+        // messages, and its answer is kept until its end.
+        if self.questions.len().max(self.wants.len()) > PEERS_MAX + 1 {
+            return Err(Violation);
         }
         // Nobody wants more than there is, so asking twice for the same is a mistake or worse.
         if self.gives.len() + wants.len() > ctx.records.catalog().len() + LIST_MAX {

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::super::context::Context;
 use super::super::messages::{ListItem, Question};
-use super::super::records::Records;
+use super::super::records::{PEERS_MAX, Records};
 use super::super::sync::{Ended, Sessions};
 use super::super::*;
 use super::laws::{entry, key, records};
@@ -310,6 +310,54 @@ fn ranges_that_overlap_break_the_protocol() {
         pair.outputs[0].pop_front(),
         Some(Output::SyncClose { session: IDS[1] })
     );
+}
+
+#[test]
+fn a_turn_that_is_about_more_peers_than_there_may_be_breaks_the_protocol() {
+    type Ask = fn(Range) -> Question;
+    let kinds: [Ask; 2] = [
+        |range| {
+            let mut fingerprint = Fingerprint::default();
+            fingerprint.count = 1;
+            Question::Whole { range, fingerprint }
+        },
+        |range| {
+            let version = EntryVersion::default();
+            let id = EntryId {
+                peer: range.first(),
+                version,
+            };
+            let items = vec![ListItem { id, digest: [0; 8] }];
+            Question::List { range, items }
+        },
+    ];
+    for kind in kinds {
+        let mut pair = Pair::new(&entries(0..50, 0), &[]);
+        pair.with(0, |sessions, ctx| {
+            sessions.opened(ctx, IDS[1], PeerId::from_bytes([2; 32]));
+        });
+        // A million ranges, which is sixteen times as many as there may be peers.
+        let mut ranges = vec![Range::ALL];
+        for _ in 0..5 {
+            let parts = |range: &Range| (0..16).map(|n| range.part(n)).collect::<Vec<_>>();
+            ranges = ranges.iter().flat_map(parts).flatten().collect();
+        }
+        let mut ranges = ranges.chunks(LIST_MAX);
+        let asked = ranges.position(|ranges| {
+            let message = SyncMessage {
+                questions: ranges.iter().map(|range| kind(*range)).collect(),
+                more: true,
+                ..SyncMessage::default()
+            };
+            let age = Duration::from_secs(5);
+            let ended = pair.with(0, |sessions, ctx| {
+                sessions.message(ctx, IDS[1], message, age)
+            });
+            ended.is_some_and(|ended| ended.failure == Some(SyncFailure::Violation))
+        });
+        let most = PEERS_MAX / LIST_MAX;
+        assert!(asked.is_some_and(|asked| asked <= most), "{asked:?}");
+    }
 }
 
 #[test]
