@@ -29,6 +29,8 @@ pub(super) const OUTGOING_MAX: usize = 16;
 const BACKGROUND_MAX: usize = 4;
 /// The most sessions that others have opened.
 pub(super) const INCOMING_MAX: usize = 64;
+/// The most of them that one peer has opened: as many as it may open, and not so many that nobody else can.
+const INCOMING_OF_PEER_MAX: usize = OUTGOING_MAX;
 /// A session in which the peer said nothing for this long has failed.
 pub(super) const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most messages of the peer in one session.
@@ -150,7 +152,10 @@ impl Sessions {
     pub(super) fn opened(&mut self, ctx: &mut Context<'_>, id: SessionId, peer: PeerId) {
         let incoming = self.sessions.len() - self.outgoing();
         let is_new = matches!(id, SessionId::Incoming(_)) && !self.sessions.contains_key(&id);
-        if !is_new || incoming >= INCOMING_MAX {
+        let of_peer = self.sessions.iter().filter(|(id, session)| {
+            matches!(id, SessionId::Incoming(_)) && session.peer.id == peer
+        });
+        if !is_new || incoming >= INCOMING_MAX || of_peer.count() >= INCOMING_OF_PEER_MAX {
             ctx.outputs.push_back(Output::SyncClose { session: id });
             return;
         }

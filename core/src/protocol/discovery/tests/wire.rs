@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use super::super::context::Context;
 use super::super::messages::{ListItem, Question};
 use super::super::records::{PEERS_MAX, Records};
-use super::super::sync::{Ended, Sessions};
+use super::super::sync::{Ended, OUTGOING_MAX, Sessions};
 use super::super::*;
 use super::laws::{entry, key, records};
 use crate::id::PeerId;
@@ -358,6 +358,20 @@ fn a_turn_that_is_about_more_peers_than_there_may_be_breaks_the_protocol() {
         let most = PEERS_MAX / LIST_MAX;
         assert!(asked.is_some_and(|asked| asked <= most), "{asked:?}");
     }
+}
+
+#[test]
+fn one_peer_does_not_take_the_sessions_of_all() {
+    let mut pair = Pair::new(&[], &[]);
+    let open = |pair: &mut Pair, number, peer| {
+        let (id, peer) = (SessionId::Incoming(number), PeerId::from_bytes([peer; 32]));
+        pair.with(0, |sessions, ctx| sessions.opened(ctx, id, peer));
+        pair.sessions[0].peer(id) == Some(peer)
+    };
+    let taken = (0..1_000).filter(|n| open(&mut pair, *n, 1)).count();
+    assert_eq!(taken, OUTGOING_MAX);
+    assert_eq!(pair.outputs[0].len(), 1_000 - OUTGOING_MAX);
+    assert!(open(&mut pair, 1_000, 2));
 }
 
 #[test]
