@@ -204,7 +204,9 @@ pub enum Event {
     /// missing of its earlier life when that ended cannot be.
     ///
     /// Datums that the consumer's criteria pass over are not missing. What was sent while it was not subscribed is
-    /// counted whether or not its criteria would have chosen it: nobody has asked them.
+    /// counted whether or not its criteria would have chosen it: nobody has asked them. So is what they passed over
+    /// right before a subscription ended, since a producer says that something was passed over with the next datum that
+    /// is not.
     Lagged {
         /// The producer.
         peer: PeerId,
