@@ -124,6 +124,7 @@ scripts! {
     h23_a_command_given_up_does_not_block_the_next
     h25_the_log_is_dropped_only_below_a_durable_snapshot
     h26_a_command_of_a_set_back_run_is_not_taken_for_a_duplicate
+    h26_a_member_that_was_set_back_is_served
     h26_a_failed_write_stops_the_member
     h26_a_late_message_of_an_earlier_run_proves_nothing
     h26_a_member_that_was_set_back_votes_again_once_demoted

@@ -20,7 +20,7 @@ pub(crate) const fn kind(message: &Message) -> &'static str {
         Message::AppendReply(_) => "acked",
         Message::TimeoutNow { .. } => "timeoutnow",
         Message::Forward { .. } => "forward",
-        Message::OpenSession => "open",
+        Message::OpenSession { .. } => "open",
         Message::NotLeader { .. } => "notleader",
         Message::ReadIndex { .. } => "readindex",
         Message::ReadIndexReply { .. } => "readreply",
@@ -181,7 +181,7 @@ impl Names {
             ),
             Message::Meeting(meeting) => self.meeting(kind, meeting),
             Message::Reform(reform) => self.reform(kind, reform),
-            Message::OpenSession
+            Message::OpenSession { .. }
             | Message::Leave
             | Message::FetchManifest
             | Message::Promise { .. } => kind.to_owned(),

@@ -572,7 +572,7 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
                     },
                 })
             }
-            Message::Forward { .. } | Message::OpenSession => Message::NotLeader {
+            Message::Forward { .. } | Message::OpenSession { .. } => Message::NotLeader {
                 term: self.term(),
                 leader: self.chance(2).then(|| self.member()),
             },
@@ -632,7 +632,12 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             11 => Message::Forward {
                 batches: (0..self.script.below(4)).map(|_| self.batch()).collect(),
             },
-            12 => Message::OpenSession,
+            12 => Message::OpenSession {
+                run: Run {
+                    boot: self.number(2),
+                    id: self.number(1),
+                },
+            },
             13 => Message::ReadIndex { id: self.number(1) },
             14 => Message::ReadIndexReply {
                 id: self.number(1),

@@ -74,7 +74,8 @@ fn message(message: &Message, to: &mut TraceHasher) {
         }
         Message::TimeoutNow { term } => term.hash(to),
         Message::Forward { batches } => batches.iter().for_each(|batch| self::batch(batch, to)),
-        Message::OpenSession | Message::Leave | Message::FetchManifest => {}
+        Message::OpenSession { run } => run.hash(to),
+        Message::Leave | Message::FetchManifest => {}
         Message::NotLeader { term, leader } => (term, leader).hash(to),
         Message::ReadIndex { id } => id.hash(to),
         Message::ReadIndexReply { id, index } => (id, index).hash(to),

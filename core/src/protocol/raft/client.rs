@@ -165,6 +165,11 @@ impl Client {
         self.owner
     }
 
+    /// Has its session opened for `owner`, which is another name for this run.
+    pub(super) const fn be_called(&mut self, owner: Owner) {
+        self.owner = owner;
+    }
+
     /// Goes on as `owner`: the sessions of the incarnation that it belonged to mean nothing in the next. What became of
     /// commands that were sent is not known; those that were not are sent there.
     pub(super) fn begin_anew(&mut self, owner: Owner) {

@@ -225,12 +225,12 @@ impl<S: StateMachine> Raft<S> {
             || is_successors
             || (core.incarnation.is_some() && mutant!(core.config, IncarnationIgnored))
         {
-            self.member_message(now, from, envelope.run, envelope.message);
+            self.member_message(now, from, envelope.message);
         }
     }
 
     /// A message of a member of our incarnation, in its present life.
-    fn member_message(&mut self, now: Instant, from: Member, run: Run, message: Message) {
+    fn member_message(&mut self, now: Instant, from: Member, message: Message) {
         let core = &mut self.core;
         match message {
             Message::PreVote(candidacy) => core.on_candidacy(now, from, candidacy, true),
@@ -252,7 +252,7 @@ impl<S: StateMachine> Raft<S> {
             }
             Message::TimeoutNow { term } => core.on_timeout_now(now, from.peer, term),
             Message::Forward { batches } => self.forwarded(from, batches),
-            Message::OpenSession => {
+            Message::OpenSession { run } => {
                 if core.takes_commands() && !self.is_full() {
                     let owner = Owner { member: from, run };
                     self.core.append_own(Payload::Open(owner));
@@ -449,9 +449,13 @@ impl<S: StateMachine> Raft<S> {
         let Some(leader) = reachable else {
             return;
         };
+        let owner = if outgoing.open {
+            self.follow_former_runs()
+        } else {
+            self.client.owner()
+        };
         if leader == self.core.me {
             if outgoing.open {
-                let owner = self.client.owner();
                 self.core.append_own(Payload::Open(owner));
             }
             for batch in outgoing.batches {
@@ -459,13 +463,31 @@ impl<S: StateMachine> Raft<S> {
             }
         } else {
             if outgoing.open {
-                self.core.send_to(leader, Message::OpenSession);
+                let run = owner.run;
+                self.core.send_to(leader, Message::OpenSession { run });
             }
             if !outgoing.batches.is_empty() {
                 let batches = outgoing.batches;
                 self.core.send_to(leader, Message::Forward { batches });
             }
         }
+    }
+
+    /// Who the session is to be opened for. Where our store was set back, the sessions know of a run of ours that is later
+    /// than the present one by its number, and none is opened for one that comes before it: it is called the next after
+    /// that one (schedule H26).
+    ///
+    /// In sessions alone: that our run has a lower number is how others know that we have forgotten what we promised.
+    fn follow_former_runs(&mut self) -> Owner {
+        let owner = self.client.owner();
+        let Some(boot) = self.replica.sessions().boot_after(owner) else {
+            return owner;
+        };
+        let run = Run { boot, ..owner.run };
+        let owner = Owner { run, ..owner };
+        self.client.be_called(owner);
+        self.replica.be_called(owner);
+        owner
     }
 
     fn hand_over_reads(&mut self, now: Instant) {
@@ -501,7 +523,8 @@ impl<S: StateMachine> Raft<S> {
             member: self.core.me,
             run: self.core.run,
         };
-        if self.client.owner() == owner {
+        // Its run may have another number there.
+        if self.client.owner().member == owner.member {
             return;
         }
         match self.core.given_up.take() {

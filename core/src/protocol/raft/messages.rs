@@ -67,7 +67,10 @@ pub enum Message {
         batches: Vec<Batch>,
     },
     /// The leader is to open a session for this run of the sender.
-    OpenSession,
+    OpenSession {
+        /// For which run of the sender: the one that it is in, as it is called among its sessions.
+        run: Run,
+    },
     /// What came for a leader came to somebody else, or to a leader that is handing over.
     NotLeader {
         /// The term that the sender has seen.

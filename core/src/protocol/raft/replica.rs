@@ -210,6 +210,11 @@ impl<S: StateMachine> Replica<S> {
         self.state.freeze().chunks(CHUNK_LEN)
     }
 
+    /// Reports what becomes of the session of `owner`, which is another name for the present run of this node.
+    pub(super) const fn be_called(&mut self, owner: Owner) {
+        self.owner = owner;
+    }
+
     fn begin_anew(&mut self, owner: Owner) {
         self.owner = owner;
         self.commands = 0;

@@ -74,6 +74,14 @@ impl Sessions {
         Some(id)
     }
 
+    /// The number that a run of `owner` must have to be given a session, where a later one than it has one.
+    pub(super) fn boot_after(&self, owner: Owner) -> Option<u64> {
+        let of_member = self.all.values().map(|session| session.owner);
+        let of_member = of_member.filter(|owned| owned.member == owner.member);
+        let latest = of_member.map(|owned| owned.run.boot).max()?;
+        (latest > owner.run.boot).then(|| latest.saturating_add(1))
+    }
+
     /// Puts a session in the table.
     pub(super) fn insert(&mut self, id: SessionId, session: Session) {
         self.outputs_bytes += session.outputs_bytes;
