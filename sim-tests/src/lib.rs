@@ -26,6 +26,7 @@ pub static SCENARIOS: &[&dyn Scenario] = &[
     &overlay::Scale,
     &overlay::Churn,
     &raft::Chaos,
+    &raft::SetBack,
     &groups::Chaos,
     &collections::Chaos,
     &groups::Late,

@@ -80,6 +80,7 @@ fn machines_agree_for_an_hour() {
 fn groups_survive_chaos() {
     passes("raft-chaos", "3", "0..8");
     passes("raft-chaos", "5", "0..4");
+    passes("raft-set-back", "3", "0..4");
 }
 
 #[test]

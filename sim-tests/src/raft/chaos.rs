@@ -1,4 +1,5 @@
-//! `raft-chaos`: a group under everything that goes wrong, and what must hold then and afterwards.
+//! `raft-chaos`: a group under everything that goes wrong, and what must hold then and afterwards. `raft-set-back`: the
+//! same with less of it, and one member that forgets.
 
 use rand::Rng;
 use smalti_sim::bare::World;
@@ -51,46 +52,85 @@ impl Scenario for Chaos {
 
     fn run(&self, seed: u64, options: &Options) -> Outcome {
         let streams = Streams::new(seed);
-        let plan = Plan::draw(&streams, options.nodes, options.operations);
-        #[cfg(smalti_mutants)]
-        let plan = plan.with_mutant(options.mutant);
-        let mut world = World::new(seed, Cluster::new(&streams, plan.setup.clone()));
-        world.trace_mut().record_lines(options.lines.clone());
-        let schedule = options.faults.clone();
-        let schedule = schedule.unwrap_or_else(|| plan.schedule(&streams));
-        let mut faults = Vec::new();
-        let mut measured = Vec::new();
-        let result = catch(|| {
-            run(
-                &mut world,
-                &plan,
-                &schedule,
-                &streams,
-                &mut faults,
-                &mut measured,
-            )
-        });
-        if faults.is_empty() {
-            faults = world.recorded_faults().to_vec();
+        play(seed, &streams, &Plan::draw(&streams, options), options)
+    }
+}
+
+/// The scenario `raft-set-back`.
+pub struct SetBack;
+
+impl Scenario for SetBack {
+    fn name(&self) -> &'static str {
+        "raft-set-back"
+    }
+
+    fn description(&self) -> &'static str {
+        "a member starts with a copy of its store, and has forgotten what it promised; the others have not"
+    }
+
+    fn nodes(&self) -> Nodes {
+        Nodes {
+            min: 3,
+            ..Chaos.nodes()
         }
-        let mut coverage = world.environment().coverage.clone();
-        let in_step = |event: &&FaultEvent| matches!(event.fault, Fault::CrashAfter(..));
-        let in_step = faults.iter().filter(in_step).count() as u64;
-        coverage.reach_times(rare::CRASHED_IN_STEP, in_step);
-        let operations = world.environment().clients.operations;
-        Outcome {
-            trace: world.trace().clone(),
-            simulated: world.now().since(SimTime::ZERO),
-            drawn: plan.describe(),
-            measured,
-            faults,
-            operations,
-            coverage,
-            failure: match result {
-                Ok(Ok(())) => None,
-                Ok(Err(cause)) | Err(cause) => Some(cause),
-            },
-        }
+    }
+
+    fn rare_states(&self) -> &'static [&'static str] {
+        rare::OF_SET_BACK
+    }
+
+    fn excuses(&self) -> &'static [(&'static str, u32)] {
+        rare::EXCUSES
+    }
+
+    fn takes_faults(&self) -> bool {
+        true
+    }
+
+    fn run(&self, seed: u64, options: &Options) -> Outcome {
+        let streams = Streams::new(seed);
+        let plan = Plan::draw(&streams, options).with_set_backs(&streams);
+        play(seed, &streams, &plan, options)
+    }
+}
+
+fn play(seed: u64, streams: &Streams, plan: &Plan, options: &Options) -> Outcome {
+    let mut world = World::new(seed, Cluster::new(streams, plan.setup.clone()));
+    world.trace_mut().record_lines(options.lines.clone());
+    let schedule = options.faults.clone();
+    let schedule = schedule.unwrap_or_else(|| plan.schedule(streams));
+    let mut faults = Vec::new();
+    let mut measured = Vec::new();
+    let result = catch(|| {
+        run(
+            &mut world,
+            plan,
+            &schedule,
+            streams,
+            &mut faults,
+            &mut measured,
+        )
+    });
+    if faults.is_empty() {
+        faults = world.recorded_faults().to_vec();
+    }
+    let mut coverage = world.environment().coverage.clone();
+    let in_step = |event: &&FaultEvent| matches!(event.fault, Fault::CrashAfter(..));
+    let in_step = faults.iter().filter(in_step).count() as u64;
+    coverage.reach_times(rare::CRASHED_IN_STEP, in_step);
+    let operations = world.environment().clients.operations;
+    Outcome {
+        trace: world.trace().clone(),
+        simulated: world.now().since(SimTime::ZERO),
+        drawn: plan.describe(),
+        measured,
+        faults,
+        operations,
+        coverage,
+        failure: match result {
+            Ok(Ok(())) => None,
+            Ok(Err(cause)) | Err(cause) => Some(cause),
+        },
     }
 }
 
@@ -107,6 +147,9 @@ fn run(
     environment.begin(SimTime::ZERO, ctx);
     if let Some((at, node)) = plan.leaves {
         ctx.schedule(at, Scheduled::Leave(node));
+    }
+    if let Some(set_backs) = &plan.set_backs {
+        set_backs.begin(ctx);
     }
     for (at, node) in plan.orders() {
         ctx.schedule(*at, Scheduled::Order(*node));

@@ -26,6 +26,7 @@ use super::peers;
 use super::rare;
 use super::reforms::{self, Words};
 use super::registers::Registers;
+use super::set_backs::Stores;
 use super::watch::{Watch, Watched, check_ack};
 use crate::Coverage;
 
@@ -50,6 +51,10 @@ pub(super) enum Scheduled {
     Leave(NodeIndex),
     /// An operator has the group go on from what is left.
     Order(NodeIndex),
+    /// A copy of the node's store is made.
+    CopyStore(NodeIndex),
+    /// The node's store is set back to the copy.
+    SetBack(NodeIndex),
     /// Bonds and discovery are looked at.
     Look,
 }
@@ -91,6 +96,7 @@ pub(super) struct Cluster {
     leaving: BTreeSet<PeerId>,
     /// Who has given which word on a reform.
     words: Words,
+    pub(super) stores: Stores,
     /// Acknowledgements of a step in which the node crashed.
     unchecked: Vec<Ack>,
 }
@@ -112,6 +118,7 @@ impl Cluster {
             surroundings: vec![Surroundings::default(); nodes as usize],
             leaving: BTreeSet::new(),
             words: Words::default(),
+            stores: Stores::default(),
             unchecked: Vec::new(),
             setup,
         }
@@ -242,6 +249,7 @@ impl Cluster {
 
     /// Looks at a message before it is sent.
     fn sends(&mut self, node: NodeIndex, to: NodeIndex, envelope: &Envelope, life: u32) {
+        self.stores.says(node, envelope.run);
         let disk = &self.disks[node.0 as usize];
         let hard_state = disk.image.hard_state.as_ref().filter(|_| disk.is_durable());
         let voter = Member {
@@ -264,7 +272,9 @@ impl Cluster {
             }
             Message::RequestVote(candidacy) => {
                 // Who stands has voted for itself, and asks only once that is durable.
-                if let Some(incarnation) = envelope.incarnation {
+                if let Some(incarnation) = envelope.incarnation
+                    && !self.stores.has_forgotten(&voter)
+                {
                     let place = self.ledger.place(incarnation);
                     let group = self.ledger.life(place);
                     group.votes(candidacy.term, voter, voter, life);
@@ -294,7 +304,9 @@ impl Cluster {
                     }
                     return;
                 }
-                group.votes(*term, voter, candidate, life);
+                if !self.stores.has_forgotten(&voter) {
+                    group.votes(*term, voter, candidate, life);
+                }
                 if disk.is_durable() {
                     let is_durable = hard_state.is_some_and(|state| {
                         state.term > *term || state.term == *term && state.vote == Some(candidate)
@@ -344,7 +356,13 @@ impl Cluster {
                 self.watches[node.0 as usize].fetches_from = None;
                 self.coverage.reach(rare::RESTORED);
             }
-            Event::Voting(true) => self.coverage.reach(rare::PROMOTED),
+            Event::Voting(true) => {
+                self.coverage.reach(rare::PROMOTED);
+                let me = self.watches[node.0 as usize].me;
+                if me.is_some_and(|me| self.stores.has_forgotten(&me)) {
+                    self.coverage.reach(rare::SET_BACK_COUNTED);
+                }
+            }
             Event::Voting(false) => self.coverage.reach(rare::DEMOTED),
             Event::LeftFounding(_) => self.coverage.reach(rare::LEFT_FOUNDING),
             Event::Superseded(given_up) => self.superseded(node, given_up),
@@ -576,6 +594,8 @@ impl Environment<Driven> for Cluster {
                     ctx.deliver(node, Input::Reform);
                 }
             }
+            Scheduled::CopyStore(node) => self.copy_store(node, ctx),
+            Scheduled::SetBack(node) => self.set_back(node, ctx),
             Scheduled::Look => {
                 self.look(ctx);
                 ctx.schedule(ctx.now() + LOOK_EVERY, Scheduled::Look);
@@ -612,6 +632,7 @@ impl Environment<Driven> for Cluster {
             life: ctx.life(node),
             watches: &mut self.watches,
             disks: &self.disks,
+            stores: &self.stores,
             ledger: &mut self.ledger,
             clients: &mut self.clients,
             leaving: &self.leaving,

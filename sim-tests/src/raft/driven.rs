@@ -6,7 +6,7 @@ use std::time::Duration;
 use smalti_core::id::{Instance, PeerId};
 use smalti_core::protocol::Machine;
 use smalti_core::protocol::raft::{
-    AppendOutcome, Envelope, Incarnation, Index, Input, Member, Message, Output, Raft, ReadId,
+    AppendOutcome, Envelope, Incarnation, Index, Input, Member, Message, Output, Raft, ReadId, Run,
     Term, Verdict,
 };
 use smalti_core::time::Instant;
@@ -40,6 +40,7 @@ pub(super) enum Heard {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Letter {
     pub(super) from: Member,
+    pub(super) run: Run,
     pub(super) to: Option<Instance>,
     pub(super) incarnation: Option<Incarnation>,
     pub(super) said: Said,
@@ -160,6 +161,7 @@ fn letter(peer: PeerId, envelope: &Envelope) -> Letter {
             peer,
             instance: envelope.from,
         },
+        run: envelope.run,
         to: envelope.to,
         incarnation: envelope.incarnation,
         said,

@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use smalti_core::id::{Instance, PeerId};
 use smalti_core::protocol::raft::{
-    Configuration, Incarnation, Index, Member, Message, Payload, ReadId, Role, Status, Term,
+    Configuration, Incarnation, Index, Member, Message, Payload, ReadId, Role, Run, Status, Term,
 };
+use smalti_sim::NodeIndex;
 
 use super::driven::{Driven, Heard, Letter, Said};
 use super::peers::{self, NODES_MAX};
@@ -22,6 +23,8 @@ use super::watch::{Watch, Watched};
 pub(super) struct Evidence {
     /// Who each peer has last said it is, since the bond with it was made.
     known: [Option<Instance>; NODES_MAX],
+    /// Of which run of each peer it has last heard.
+    runs: [Option<Run>; NODES_MAX],
     /// Who has granted a vote for a term, or (`true`) has said that it would.
     votes: BTreeSet<(Term, bool, Member)>,
     /// Of a leader: how far each member has acknowledged, and the latest round that it has answered.
@@ -62,6 +65,11 @@ impl Evidence {
         }
     }
 
+    /// Of which run of `node` it has last heard.
+    pub(super) const fn run_of(&self, node: NodeIndex) -> Option<Run> {
+        self.runs[node.0 as usize]
+    }
+
     /// The member answers a read of its own node.
     pub(super) fn reads(&mut self, me: Member, read: ReadId) {
         self.told.push((me, read.0));
@@ -72,6 +80,7 @@ impl Evidence {
             Heard::Bond(peer) => self.known[place(peer)] = None,
             Heard::Message(letter) => {
                 if matches!(letter.said, Said::Hello) {
+                    self.runs[place(&letter.from.peer)] = Some(letter.run);
                     self.known[place(&letter.from.peer)] = Some(letter.from.instance);
                 } else if !self.is_void(letter, watch, status) {
                     self.takes(letter, status);

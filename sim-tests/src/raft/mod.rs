@@ -17,8 +17,9 @@ mod plan;
 mod rare;
 mod reforms;
 mod registers;
+mod set_backs;
 mod settle;
 mod trials;
 mod watch;
 
-pub use chaos::Chaos;
+pub use chaos::{Chaos, SetBack};

@@ -12,7 +12,9 @@ use smalti_sim::time::SimTime;
 use super::clients::Workload;
 use super::cluster::Setup;
 use super::network::{BondRules, Carriage};
+use super::set_backs::SetBacks;
 use super::trials::{self, Beginning, Trials};
+use crate::Options;
 
 /// Members at most, with those beyond the voters.
 pub(super) const MEMBERS_MAX: u32 = 9;
@@ -46,15 +48,17 @@ pub(super) struct Plan {
     pub(super) leaves: Option<(SimTime, NodeIndex)>,
     /// Whether some nodes stay broken to the end.
     pub(super) breaks_minority: bool,
+    /// Whose store is set back, and when.
+    pub(super) set_backs: Option<SetBacks>,
 }
 
 impl Plan {
-    /// `nodes` voters, or as many as the seed says.
-    pub(super) fn draw(streams: &Streams, nodes: Option<u32>, operations: Option<u64>) -> Self {
+    /// What `options` leave open, the seed says.
+    pub(super) fn draw(streams: &Streams, options: &Options) -> Self {
         let mut rng = streams.stream("plan");
         let rng = &mut rng;
         let drawn = [3, 3, 3, 5, 5, 7][below(rng, 6) as usize];
-        let voters = nodes.unwrap_or(drawn);
+        let voters = options.nodes.unwrap_or(drawn);
         let extra = if chance(rng, 300_000) {
             1 + below(rng, 2) as u32
         } else {
@@ -79,6 +83,10 @@ impl Plan {
             };
         }
         let trials = Trials::draw(streams, members, &mut config);
+        #[cfg(smalti_mutants)]
+        {
+            config.mutant = options.mutant;
+        }
         let calm_until = match trials.beginning {
             Beginning::Together => calm_until,
             Beginning::Alone | Beginning::Apart(..) => {
@@ -97,7 +105,7 @@ impl Plan {
         });
         let preferences = preferences.collect();
         let bonds = draw_bonds(rng, &config);
-        let workload = draw_workload(rng, members, operations);
+        let workload = draw_workload(rng, members, options.operations);
         let disk_max =
             Duration::from_micros(50) + between(rng, Duration::ZERO, Duration::from_millis(20));
         let setup = Setup {
@@ -140,16 +148,25 @@ impl Plan {
             starts,
             leaves,
             breaks_minority: chance(rng, 400_000),
+            set_backs: None,
         }
     }
 
-    /// The same, with a rule that all members break.
-    #[cfg(smalti_mutants)]
-    pub(super) fn with_mutant(
-        mut self,
-        mutant: Option<smalti_core::protocol::raft::Mutant>,
-    ) -> Self {
-        self.setup.config.mutant = mutant;
+    /// The same, with a member that forgets what it has promised, and no other that does.
+    pub(super) fn with_set_backs(mut self, streams: &Streams) -> Self {
+        let config = &mut self.setup.config;
+        config.storage = StorageClass::Durable;
+        config.reform_after = None;
+        self.trials.orders.clear();
+        // It ends with a crash.
+        self.trials.slow_founder = None;
+        self.more.failures = None;
+        self.more.full = None;
+        self.leaves = None;
+        self.breaks_minority = false;
+        let trouble = (self.calm_until, self.setup.until);
+        let unit = config.election_timeout;
+        self.set_backs = Some(SetBacks::draw(streams, self.setup.nodes, unit, trouble));
         self
     }
 
@@ -167,6 +184,7 @@ impl Plan {
                 "leaves {:?}, a minority stays broken {}",
                 self.leaves, self.breaks_minority
             ),
+            format!("{:?}", self.set_backs),
         ]
     }
 
@@ -266,6 +284,10 @@ impl Plan {
         schedule
             .events
             .extend(self.trials.first_faults(links, self.setup.until));
+        if let Some(set_backs) = &self.set_backs {
+            schedule.events.retain(|event| set_backs.allow(event));
+            schedule.events.extend(set_backs.faults());
+        }
         schedule.events.sort_by_key(|event| event.at);
         if calm > Duration::ZERO {
             // Loss and delay as well begin later.

@@ -62,6 +62,13 @@ pub(super) const FOLLOWED_LATE: &str =
 pub(super) const REFORM_LOST: &str = "something acknowledged was lost with a reform";
 pub(super) const FORK_MET: &str =
     "an incarnation that was reformed and the one before it became one";
+pub(super) const SET_BACK: &str = "a store was set back behind what its member had had";
+pub(super) const SET_BACK_SPARED: &str =
+    "a store was not set back, since not all others would have noticed";
+pub(super) const SET_BACK_VOTE: &str =
+    "a store was set back from before a later term than its last";
+pub(super) const SET_BACK_COUNTED: &str =
+    "a member whose store had been set back began to vote again";
 pub(super) const EXTINCT: &str = "an incarnation lost too many voters for good";
 pub(super) const MINORITY_BROKEN: &str = "some nodes stayed broken to the end";
 
@@ -116,6 +123,19 @@ pub(super) const ALL: &[&str] = &[
     REFORM_LOST,
     FORK_MET,
     MINORITY_BROKEN,
+];
+
+/// Those of stores that are set back.
+pub(super) const OF_SET_BACK: &[&str] = &[
+    TAIL_AT_ELECTION,
+    TRUNCATED,
+    RESTORED,
+    DEMOTED,
+    TRANSFERRED,
+    TWO_LEADERS,
+    SET_BACK,
+    SET_BACK_VOTE,
+    SET_BACK_COUNTED,
 ];
 
 /// Those that excuse a run from showing that a group goes on, and how many runs of a million may have each.

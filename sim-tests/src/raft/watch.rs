@@ -18,6 +18,7 @@ use super::ledger::Ledger;
 use super::peers;
 use super::rare;
 use super::registers::value_of;
+use super::set_backs::Stores;
 use crate::Coverage;
 
 /// A member as it was after its last step.
@@ -90,6 +91,7 @@ pub(super) struct Watched<'a> {
     pub(super) life: u32,
     pub(super) watches: &'a mut [Watch],
     pub(super) disks: &'a [Disk],
+    pub(super) stores: &'a Stores,
     pub(super) ledger: &'a mut Ledger,
     pub(super) clients: &'a mut Clients,
     pub(super) leaving: &'a BTreeSet<PeerId>,
@@ -312,7 +314,8 @@ impl Watched<'_> {
                     let image = &self.disks[peers::node(&voter.peer).0 as usize].image;
                     let hard_state = image.hard_state.as_ref();
                     let same = hard_state.is_some_and(|state| state.instance == voter.instance);
-                    same && image.has(newest.index, newest.term)
+                    // One that was set back may have had it when it acknowledged it.
+                    self.stores.has_forgotten(voter) || same && image.has(newest.index, newest.term)
                 };
                 configuration.voters.iter().filter(has_it).count() >= configuration.majority()
             };
