@@ -42,22 +42,26 @@ pub fn encode_into<T: Serialize + ?Sized>(
     postcard::serialize_with_flavor(value, Appender(out)).map_err(EncodeError)
 }
 
-/// Appends slices whole, where postcard's own flavor for growing buffers goes byte by byte.
+/// Appends slices whole, where postcard's own flavor for growing buffers goes byte by byte. Inlined into the types of
+/// other crates, for which it is called for each field.
 struct Appender<'a>(&'a mut BytesMut);
 
 impl Flavor for Appender<'_> {
     type Output = ();
 
+    #[inline]
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
         self.0.put_u8(byte);
         Ok(())
     }
 
+    #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
         self.0.extend_from_slice(bytes);
         Ok(())
     }
 
+    #[inline]
     fn finalize(self) -> postcard::Result<()> {
         Ok(())
     }

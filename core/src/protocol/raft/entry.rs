@@ -255,6 +255,7 @@ pub struct CommandsIter<'a> {
 impl<'a> Iterator for CommandsIter<'a> {
     type Item = Option<&'a [u8]>;
 
+    #[inline]
     fn next(&mut self) -> Option<Option<&'a [u8]>> {
         if self.count == 0 {
             return None;

@@ -149,6 +149,9 @@ impl Kind {
     }
 }
 
+/// An output is taken to be about so long before it is known.
+const OUTPUT_LEN: usize = 8;
+
 /// Collects what comes of commands.
 #[derive(Debug, Default)]
 pub struct OutputsBuilder {
@@ -161,7 +164,7 @@ impl OutputsBuilder {
     pub(super) fn with_capacity(count: usize) -> Self {
         Self {
             slots: Vec::with_capacity(count),
-            bytes: BytesMut::new(),
+            bytes: BytesMut::with_capacity(count * OUTPUT_LEN),
         }
     }
 
@@ -198,6 +201,8 @@ impl OutputsBuilder {
         self.end(Kind::Refused);
     }
 
+    /// Inlined into what is generic over the output, which is compiled elsewhere.
+    #[inline]
     fn end(&mut self, kind: Kind) {
         let end = self.bytes.len();
         self.slots.push(Slot { end, kind });
