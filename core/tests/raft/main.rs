@@ -157,6 +157,7 @@ scripts! {
     reads
     reads_are_asked_again_of_the_next_leader
     replication_an_acknowledgement_is_durable
+    replication_an_append_that_contradicts_the_base_is_not_taken
     replication_commits_only_its_own_term_by_counting
     replication_conflict
     replication_flow_control

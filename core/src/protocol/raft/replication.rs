@@ -369,8 +369,14 @@ impl Core {
         let mut agrees = self.log.has(previous);
         if previous.index < base.index {
             // All that is not kept any more is committed, and the leader of a later term has all that is
-            // committed: the logs agree up to the base.
+            // committed: the logs agree up to the base. But the base may have been fetched of members that follow a
+            // later leader already. One that leads no more may have another entry there, and what follows on that
+            // follows on nothing here.
             let below = (base.index.0 - previous.index.0) as usize;
+            let at_base = entries.get(below - 1).map(Entry::position);
+            if at_base.is_some_and(|at_base| at_base != base) {
+                return None;
+            }
             entries.drain(..below.min(entries.len()));
             agrees = true;
         }
