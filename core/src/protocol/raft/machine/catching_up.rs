@@ -107,20 +107,65 @@ impl<S: StateMachine> Raft<S> {
 
     /// Committed entries that other members had. They are committed whoever has them; but they say nothing
     /// of where our log agrees with the leader's, which only its own check does (schedule H9).
-    fn fetched(&mut self, entries: Vec<Entry>) {
-        let Some(last) = entries.last().map(|entry| entry.index) else {
+    fn fetched(&mut self, mut entries: Vec<Entry>) {
+        // Above what is committed the log may have entries of a leader that never commits them. Those that follow on
+        // them here need not be the ones that they follow on where they come from.
+        let commit = self.core.commit;
+        entries.retain(|entry| entry.index > commit);
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             return;
         };
-        let follows = entries
-            .first()
-            .is_some_and(|first| first.index <= self.core.last().index.next());
+        let (first, last) = (first.index, last.position());
+        if first != commit.next() {
+            return;
+        }
         // What was committed in a later term shows that there is one.
-        let term = entries.last().map_or(self.core.term, |entry| entry.term);
-        if follows && term > self.core.term {
-            self.core.follow(self.now, term, None);
+        if last.term > self.core.term {
+            self.core.follow(self.now, last.term, None);
         }
-        if follows && self.core.put(entries) {
-            self.core.commit = self.core.commit.max(last);
+        if self.core.put(entries) {
+            self.core.commit = self.core.commit.max(last.index);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::SeedableRng;
+
+    use super::*;
+    use crate::id::{GroupId, PeerId};
+    use crate::protocol::raft::replica::testing::{List, entry, founding};
+    use crate::protocol::raft::{Config, Identity, Payload, Term};
+
+    #[test]
+    fn what_was_fetched_follows_on_what_is_committed() {
+        let blank = |index, term| Entry {
+            term: Term(term),
+            ..entry(index, Payload::Blank)
+        };
+        let identity = Identity {
+            group: GroupId::from("tests"),
+            peer: PeerId::from_bytes([1; 32]),
+            preference: crate::protocol::raft::LeadershipPreference::Normal,
+        };
+        let rng = ChaCha8Rng::seed_from_u64(1);
+        let (config, list) = (Config::default(), List::default());
+        let mut raft = Raft::new(Instant::ZERO, identity, config, None, list, rng).unwrap();
+        raft.core.term = Term(2);
+        let log = vec![founding(), blank(2, 2), blank(3, 2)];
+        assert!(raft.core.put(log));
+        raft.core.commit = Index(1);
+        // Entry 2 is another one where this comes from.
+        raft.fetched(vec![blank(3, 2)]);
+        assert_eq!(raft.core.commit, Index(1));
+        raft.fetched(vec![blank(2, 1), blank(3, 2)]);
+        assert_eq!(raft.core.commit, Index(3));
+        assert_eq!(raft.core.log.term_at(Index(2)), Some(Term(1)));
+        // What is not kept any more is no reason to take nothing of what follows.
+        raft.core.log.compact_through(Index(3));
+        raft.fetched(vec![blank(2, 1), blank(3, 2), blank(4, 2)]);
+        assert_eq!(raft.core.commit, Index(4));
     }
 }
