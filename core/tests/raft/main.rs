@@ -127,6 +127,7 @@ scripts! {
     h26_a_member_that_was_set_back_is_served
     h26_a_failed_write_stops_the_member
     h26_a_late_message_of_an_earlier_run_proves_nothing
+    h26_a_late_message_of_an_earlier_run_on_a_bond_with_a_later_one
     h26_a_member_that_was_set_back_votes_again_once_demoted
     h26_a_store_set_back_to_an_earlier_boot
     h26_a_store_that_was_set_back_is_not_counted

@@ -642,15 +642,15 @@ impl Core {
         if is_same_life && envelope.run.is_set_back_from(peer.run) {
             // A message from before the restart, unless it answers what was asked after it: then the store
             // was set back.
-            if pong >= peer.booted_at_ping && pong > 0 && me_leads {
-                let member = Member {
-                    peer: id,
-                    instance: envelope.from,
-                };
-                if let State::Leader(leading) = &mut self.state {
-                    leading.suspect(member);
+            if pong < peer.booted_at_ping {
+                if our_ping < peer.booted_at_ping {
+                    self.introduce_anew(now);
                 }
-                self.note_set_back(member);
+            } else if me_leads {
+                if let State::Leader(leading) = &mut self.state {
+                    leading.suspect(sender);
+                }
+                self.note_set_back(sender);
             }
             return false;
         }
@@ -707,8 +707,9 @@ impl Core {
             .incarnation
             .is_some_and(|of| self.seals.get(&of).is_some() || self.standing.descends_from(&of));
         let is_booted = is_new_boot && is_same_life;
-        if is_booted {
-            // Only what answers a question asked from now on was surely said by the store opened last.
+        if is_new_boot {
+            // Only what answers a question asked from now on was surely said by the store opened last: what it has said
+            // in an earlier run, over an earlier bond, may still be on its way.
             peer.booted_at_ping = our_ping + 1;
         }
         // One whose incarnation has ended is to hear so, and may have heard our number without that.
