@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// The most voters a group may have, but for one more while another is replaced.
 pub const VOTERS_MAX: usize = 7;
 
+/// No time that is waited for may be longer: a year. Some of them are doubled and added up.
+const TIME_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
+
 /// When a group may be founded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FoundingRule {
@@ -143,6 +146,15 @@ impl Config {
         if let Some((what, _)) = zero.into_iter().find(|(_, value)| value.is_zero()) {
             return Err(ConfigError::Zero { what });
         }
+        let long = [
+            ("heartbeat_jitter", self.heartbeat_jitter),
+            ("election_timeout_jitter", self.election_timeout_jitter),
+            ("bootstrap_delay", self.bootstrap_delay),
+        ];
+        let mut all = zero.into_iter().chain(long);
+        if let Some((what, _)) = all.find(|(_, value)| *value > TIME_MAX) {
+            return Err(ConfigError::TooLong { what });
+        }
         if self.reform_after.is_some_and(|after| after.is_zero()) {
             return Err(ConfigError::Zero {
                 what: "reform_after",
@@ -191,6 +203,12 @@ pub enum ConfigError {
         /// Which.
         what: &'static str,
     },
+    /// A time that nobody waits for.
+    #[error("{what} is more than a year; give a value below that")]
+    TooLong {
+        /// Which.
+        what: &'static str,
+    },
     /// Elections would begin between two signs of life.
     #[error(
         "the election timeout of {election_timeout:?} is below twice the longest heartbeat interval, {heartbeat:?}: raise it, or lower heartbeat_interval and heartbeat_jitter"
@@ -214,4 +232,36 @@ pub enum ConfigError {
         /// How many can vote.
         max_voters: u32,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_cannot_be_added_up_are_refused() {
+        let long: [fn(&mut Config) -> &mut Duration; 7] = [
+            |it| &mut it.heartbeat_interval,
+            |it| &mut it.heartbeat_jitter,
+            |it| &mut it.election_timeout,
+            |it| &mut it.election_timeout_jitter,
+            |it| &mut it.bootstrap_delay,
+            |it| &mut it.forward_timeout,
+            |it| &mut it.query_timeout,
+        ];
+        for time in long {
+            let mut config = Config::default();
+            *time(&mut config) = Duration::MAX;
+            let refused = config.validate();
+            assert!(
+                matches!(refused, Err(ConfigError::TooLong { .. })),
+                "{refused:?}"
+            );
+        }
+        let config = Config {
+            reform_after: Some(Duration::MAX),
+            ..Config::default()
+        };
+        assert_eq!(config.validate(), Ok(()));
+    }
 }
