@@ -148,6 +148,8 @@ scripts! {
     leave
     leave_does_not_wait_for_the_next_heartbeat
     leave_of_a_voter_that_is_needed
+    leave_of_two_while_they_become_voters
+    leave_of_a_learner_of_a_lone_voter
     membership_a_removed_voter_is_not_the_only_one_to_know
     membership_an_even_set_is_completed_by_one
     membership_changes_wait_until_the_founding_is_confirmed

@@ -45,11 +45,12 @@ pub(crate) const fn kind(message: &Message) -> &'static str {
             Reform::Ask { .. } => "ask",
             Reform::Answer { .. } => "answer",
         },
+        Message::Released => "released",
     }
 }
 
 /// All kinds, for whoever reads commands.
-pub(crate) const KINDS: [&str; 30] = [
+pub(crate) const KINDS: [&str; 31] = [
     "hello",
     "prevote",
     "vote",
@@ -80,6 +81,7 @@ pub(crate) const KINDS: [&str; 30] = [
     "decided",
     "ask",
     "answer",
+    "released",
 ];
 
 impl Names {
@@ -183,6 +185,7 @@ impl Names {
             Message::Reform(reform) => self.reform(kind, reform),
             Message::OpenSession { .. }
             | Message::Leave
+            | Message::Released
             | Message::FetchManifest
             | Message::Promise { .. } => kind.to_owned(),
         }

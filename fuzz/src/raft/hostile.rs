@@ -587,6 +587,7 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             }
             Message::FetchChunk { position, number } => self.chunk(*position, *number),
             Message::Invite { round, .. } => Message::Promise { round: *round },
+            Message::Leave => Message::Released,
             Message::Promise { .. } => Message::Founding(Box::new(self.charter())),
             Message::Hello(hello) => Message::Hello(Box::new(Hello {
                 pong: hello.ping,
@@ -597,7 +598,7 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             | Message::TimeoutNow { .. }
             | Message::NotLeader { .. }
             | Message::ReadIndexReply { .. }
-            | Message::Leave
+            | Message::Released
             | Message::Fetched { .. }
             | Message::Gone { .. }
             | Message::Manifest(_)
@@ -617,7 +618,7 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
     }
 
     fn message(&mut self) -> Message {
-        match self.script.below(26) {
+        match self.script.below(27) {
             0 => Message::Hello(Box::new(self.hello())),
             1 => Message::PreVote(self.candidacy()),
             2 => Message::RequestVote(self.candidacy()),
@@ -665,6 +666,7 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             22 => Message::Founding(Box::new(self.charter())),
             23 => Message::Meeting(self.meeting()),
             24 => Message::Reform(Box::new(self.reform())),
+            25 => Message::Released,
             _ => Message::NotLeader {
                 term: self.term(),
                 leader: Some(self.member()),

@@ -75,7 +75,7 @@ fn message(message: &Message, to: &mut TraceHasher) {
         Message::TimeoutNow { term } => term.hash(to),
         Message::Forward { batches } => batches.iter().for_each(|batch| self::batch(batch, to)),
         Message::OpenSession { run } => run.hash(to),
-        Message::Leave | Message::FetchManifest => {}
+        Message::Leave | Message::Released | Message::FetchManifest => {}
         Message::NotLeader { term, leader } => (term, leader).hash(to),
         Message::ReadIndex { id } => id.hash(to),
         Message::ReadIndexReply { id, index } => (id, index).hash(to),

@@ -143,6 +143,8 @@ pub(super) struct Core {
     pub(super) given_up: Option<Seal>,
     /// It leaves for good; when it asks for that again.
     pub(super) leaving: Option<Instant>,
+    /// The leader has said that it makes no voter of it any more.
+    pub(super) is_released: bool,
     /// Indexes found for reads of this node.
     pub(super) read_indexes: Vec<(u64, Index)>,
     /// It was a voter when that was last looked at.
@@ -221,6 +223,7 @@ impl Core {
             reforming: Reforming::new(now),
             given_up: None,
             leaving: None,
+            is_released: false,
             read_indexes: Vec::new(),
             was_voter: false,
             checked_commit: std::cell::Cell::default(),

@@ -268,6 +268,7 @@ impl<S: StateMachine> Raft<S> {
             Message::ReadIndex { id } => core.read_index(Reader::Remote(from, id)),
             Message::ReadIndexReply { id, index } => self.asking.answered(id, index),
             Message::Leave => core.on_leave(from),
+            Message::Released => core.on_released(from),
             Message::Fetch { first, last } => {
                 self.shelf.fetches(now, from.peer, first);
                 let answer = fetch(&core.config, core, first, last);

@@ -385,11 +385,30 @@ impl Core {
     /// A member wants to vote no longer.
     pub(super) fn on_leave(&mut self, from: Member) {
         let is_voter = self.configuration().is_voter(&from);
-        if let State::Leader(leading) = &mut self.state
-            && is_voter
-        {
+        let State::Leader(leading) = &mut self.state else {
+            return;
+        };
+        if is_voter {
             leading.leavers.insert(from);
+            return;
         }
+        // It says the same of itself, but that may come later.
+        if let Some(peer) = self.peers.get_mut(&from.peer) {
+            peer.preference = LeadershipPreference::Observer;
+        }
+        self.send_to(from, Message::Released);
+    }
+
+    /// The leader makes no voter of this member any more.
+    pub(super) fn on_released(&mut self, from: Member) {
+        self.is_released |= self.leaving.is_some() && self.leader == Some(from);
+    }
+
+    /// Whether a voter that votes alone may be making a voter of this member just now. It needs one of the two that it
+    /// makes voters of: were both gone before they hear of it, it would wait for them for ever.
+    fn may_be_needed(&self, now: Instant) -> bool {
+        let is_alone = self.configuration().voters.len() == 1;
+        is_alone && !self.is_observer() && !self.is_released && self.hears_leader(now)
     }
 
     /// Hands leadership to the voter that is furthest, if there is one.
@@ -485,7 +504,10 @@ impl Core {
         let is_voter = self.is_voter();
         let is_settled = self.log.configured_at() <= self.commit;
         let is_last = is_voter && self.configuration().voters.len() == 1;
-        if self.incarnation.is_none() || (!is_voter && is_settled) {
+        // Who is no voter any more was removed because it leaves.
+        self.is_released |= is_voter;
+        let is_free = !is_voter && is_settled && !self.may_be_needed(now);
+        if self.incarnation.is_none() || is_free {
             self.stop(StopReason::Left);
             return;
         }

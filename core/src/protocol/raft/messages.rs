@@ -90,7 +90,7 @@ pub enum Message {
         /// All that was acknowledged before the request lies at or below.
         index: Index,
     },
-    /// The sender leaves for good: it is to vote no longer.
+    /// The sender leaves for good: it is to vote no longer, and to be made no voter.
     Leave,
     /// Asks for committed entries.
     Fetch {
@@ -156,6 +156,8 @@ pub enum Message {
     Meeting(Meeting),
     /// Of an incarnation that has no leader. Processed whatever its incarnation.
     Reform(Box<Reform>),
+    /// The addressee, which leaves, is no voter and is made none any more: it need not wait.
+    Released,
 }
 
 /// What is said of an incarnation that has no leader.
