@@ -12,7 +12,7 @@ use super::view::View;
 use crate::node::groups::GroupStatus;
 use crate::node::watched::{Edge, Watched};
 use crate::protocol::collections::{Collection, Entry, History};
-use crate::protocol::raft::{Index, Version};
+use crate::protocol::raft::{Incarnation, Index, Version};
 
 /// One change of a collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,8 @@ pub struct Changes<C: Collection> {
 /// How far it was told.
 struct Place<T> {
     since: Option<Version>,
+    /// The life of the group that it belongs to; `None` as long as nothing was told from the beginning on.
+    life: Option<Incarnation>,
     /// The number of the entry to go on with, once it is known.
     next: Option<u64>,
     /// What is being told, and how far that has come.
@@ -88,11 +90,7 @@ impl<C: Collection> Changes<C> {
             shown: Edge::new(shared.showcase.shown().clone()),
             shared,
             status: Edge::new(status),
-            place: Place {
-                since,
-                next: None,
-                telling: None,
-            },
+            place: Place::new(since),
         }
     }
 
@@ -118,8 +116,7 @@ impl<C: Collection> Changes<C> {
                 let history = machine.history();
                 match place.advance(history, version) {
                     Advance::Lagged => {
-                        place.next = Some(history.end());
-                        place.since = version;
+                        place.begin_after(history, version);
                         Err(View::of(machine, version))
                     }
                     other => Ok(other),
@@ -136,6 +133,22 @@ impl<C: Collection> Changes<C> {
 }
 
 impl<T: Clone> Place<T> {
+    fn new(since: Option<Version>) -> Self {
+        Self {
+            since,
+            life: since.map(|since| since.incarnation),
+            next: None,
+            telling: None,
+        }
+    }
+
+    /// All that the history has is known, up to the present version.
+    fn begin_after(&mut self, history: &History<T>, now: Option<Version>) {
+        self.since = now;
+        self.life = now.map(|now| now.incarnation);
+        self.next = Some(history.end());
+    }
+
     /// The next change of the entry that is being told.
     fn told(&mut self) -> Option<Changed<T>> {
         let telling = self.telling.as_mut()?;
@@ -153,19 +166,14 @@ impl<T: Clone> Place<T> {
         let Some(now) = now else {
             return Advance::Level;
         };
+        // Another life of the group has another history. It need not have begun with another state, so that entries may follow
+        // without a gap; but what their indexes are compared to is not theirs.
+        if self.life.is_some_and(|life| life != now.incarnation) {
+            return Advance::Lagged;
+        }
         let since = self.since.map_or(Index::ZERO, |since| since.index);
-        let next = match self.next {
-            Some(next) => next,
-            None => {
-                // Another life of the group has another history.
-                let is_other = self
-                    .since
-                    .is_some_and(|it| it.incarnation != now.incarnation);
-                match history.above(since) {
-                    Some(next) if !is_other => next,
-                    _ => return Advance::Lagged,
-                }
-            }
+        let Some(next) = self.next.or_else(|| history.above(since)) else {
+            return Advance::Lagged;
         };
         let Some(entry) = history.get(next) else {
             return Advance::Lagged;
@@ -181,6 +189,7 @@ impl<T: Clone> Place<T> {
                 incarnation: now.incarnation,
                 index: entry.index,
             };
+            self.life = Some(now.incarnation);
             self.telling = Some(Telling {
                 version,
                 entry: entry.clone(),
@@ -214,5 +223,79 @@ impl<C: Collection> fmt::Debug for Changes<C> {
         f.debug_struct("Changes")
             .field("since", &self.place.since)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Digest;
+
+    fn version(life: u8, index: u64) -> Option<Version> {
+        Some(Version {
+            incarnation: Incarnation(Digest::from_bytes([life; 32])),
+            index: Index(index),
+        })
+    }
+
+    /// All that is told now; the last says where there are no more.
+    fn tell(place: &mut Place<u64>, history: &History<u64>, now: Option<Version>) -> Vec<String> {
+        let mut all = Vec::new();
+        loop {
+            all.extend(std::iter::from_fn(|| place.told()).map(|it| it.change.to_string()));
+            match place.advance(history, now) {
+                Advance::Told => {}
+                Advance::Level => return all,
+                Advance::Lagged => {
+                    place.begin_after(history, now);
+                    all.push("lagged".to_owned());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_in_another_life_is_not_measured_by_the_indexes_of_the_former() {
+        // A snapshot without commands has come at 5, in a life that was given up before there were any. The next one began
+        // with the same empty state.
+        let mut history = History::new();
+        history.restart();
+        history.begin(Index(5));
+        let mut place = Place::new(None);
+        assert_eq!(tell(&mut place, &history, version(1, 5)), ["lagged"]);
+        history.push(Index(3), 1, vec![30]);
+        assert_eq!(tell(&mut place, &history, version(2, 3)), ["lagged"]);
+        history.push(Index(4), 1, vec![40]);
+        assert_eq!(tell(&mut place, &history, version(2, 4)), ["40"]);
+    }
+
+    #[test]
+    fn who_is_ahead_of_a_life_that_another_goes_on_from_is_told() {
+        let mut history = History::new();
+        history.push(Index(3), 1, vec![30]);
+        let mut ahead = Place::new(version(1, 5));
+        let mut level = Place::new(version(1, 2));
+        assert_eq!(
+            tell(&mut ahead, &history, version(1, 3)),
+            Vec::<String>::new()
+        );
+        assert_eq!(tell(&mut level, &history, version(1, 3)), ["30"]);
+        // What was at 4 and 5 is lost, and others are there.
+        history.push(Index(5), 1, vec![50]);
+        for place in [&mut ahead, &mut level] {
+            assert_eq!(tell(place, &history, version(2, 5)), ["lagged"]);
+        }
+    }
+
+    #[test]
+    fn all_that_one_entry_of_the_log_has_changed_is_told() {
+        let mut history = History::new();
+        history.push(Index(2), 1, vec![20, 21]);
+        history.push(Index(2), 1, vec![22]);
+        history.push(Index(3), 1, vec![30]);
+        let now = version(1, 3);
+        let mut place = Place::new(None);
+        assert_eq!(tell(&mut place, &history, now), ["20", "21", "22", "30"]);
+        assert_eq!(tell(&mut Place::new(version(1, 2)), &history, now), ["30"]);
     }
 }
