@@ -45,6 +45,9 @@ use crate::wire;
 /// Celsius(-40).encode(&mut out).unwrap();
 /// assert_eq!(Celsius::decode(out.freeze()).unwrap(), Celsius(-40));
 /// ```
+///
+/// A type with serde must not nest deeper than 256 levels, each sequence, map, tuple, struct, enum, option and newtype being one: what
+/// does breaks the protocol, since a recursive type could otherwise lead a consumer beyond its stack.
 pub trait Datum: Send + Sized + 'static {
     /// The fingerprint of the encoding. Producer and consumer must have the same.
     fn schema() -> Digest;
@@ -97,7 +100,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Datum for T {
     }
 
     fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        wire::decode(&bytes).map_err(DecodeError::Codec)
+        wire::decode_bounded(&bytes).map_err(DecodeError::Codec)
     }
 
     fn is_wanted(&self, criteria: &Criteria) -> bool {
@@ -219,6 +222,20 @@ mod tests {
         assert_eq!(Order::decode(encoded(&order)).unwrap(), order);
         assert!(Order::decode(Bytes::from_static(&[7])).is_err());
         assert!(Order::decode(Bytes::from_static(&[7, 0, 0])).is_err());
+    }
+
+    #[test]
+    fn what_nests_without_end_is_no_datum() {
+        #[derive(Debug, Serialize, Deserialize)]
+        struct Chain(Option<Box<Chain>>);
+
+        let short = Chain(Some(Box::new(Chain(None))));
+        assert!(Chain::decode(encoded(&short)).is_ok());
+        let endless = Chain::decode(vec![1; 1 << 20].into());
+        assert_eq!(
+            endless.unwrap_err(),
+            DecodeError::Codec(wire::DecodeError::Unbounded)
+        );
     }
 
     #[test]

@@ -21,6 +21,10 @@ pub enum DecodeError {
     /// More follows the value.
     #[error("{0} bytes follow the value")]
     TrailingBytes(usize),
+    /// They nest deeper than 256 levels, or stand for a million elements more than there are bytes. Only where a type is not ours:
+    /// see [`decode_bounded`](super::decode_bounded).
+    #[error("the value nests too deeply, or has far more elements than bytes")]
+    Unbounded,
 }
 
 /// The encoding of `value`.
@@ -40,6 +44,15 @@ pub fn encode_into<T: Serialize + ?Sized>(
     out: &mut BytesMut,
 ) -> Result<(), EncodeError> {
     postcard::serialize_with_flavor(value, Appender(out)).map_err(EncodeError)
+}
+
+/// How many bytes the encoding of `value` has.
+///
+/// # Errors
+/// [`EncodeError`] where the type cannot be encoded.
+pub fn encoded_len<T: Serialize + ?Sized>(value: &T) -> Result<usize, EncodeError> {
+    postcard::serialize_with_flavor(value, postcard::ser_flavors::Size::default())
+        .map_err(EncodeError)
 }
 
 /// Appends slices whole, where postcard's own flavor for growing buffers goes byte by byte. Inlined into the types of
@@ -123,6 +136,7 @@ mod tests {
             let mut appended = BytesMut::from(&[7][..]);
             encode_into(&shape, &mut appended).unwrap();
             prop_assert_eq!(&appended[1..], &bytes[..]);
+            prop_assert_eq!(encoded_len(&shape).unwrap(), bytes.len());
         }
 
         #[test]

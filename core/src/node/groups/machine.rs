@@ -64,7 +64,8 @@ use crate::wire;
 /// assert_eq!(counter.apply(Add(2), context), 2);
 /// ```
 pub trait StateMachine: Send + 'static {
-    /// What changes the state.
+    /// What changes the state. Bytes that nest deeper than 256 levels are no command: see
+    /// [`decode_bounded`](crate::wire::decode_bounded).
     type Command: Serialize + DeserializeOwned + Send + 'static;
     /// What the caller of a command is given. It is kept, encoded, until the caller has it.
     type Output: Serialize + DeserializeOwned + Send + 'static;
@@ -144,7 +145,8 @@ pub trait Snapshot: Send + Sized + 'static {
     fn from_chunks(chunks: &[Bytes]) -> Result<Self, RestoreError>;
 }
 
-/// A state that is small enough to be encoded in one go, by its `Serialize`.
+/// A state that is small enough to be encoded in one go, by its `Serialize`. It must not nest deeper than 256 levels: see
+/// [`decode_bounded`](crate::wire::decode_bounded).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Serialized<T>(pub T);
 
@@ -161,7 +163,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Snapshot for Serialized<T
 
     fn from_chunks(chunks: &[Bytes]) -> Result<Self, RestoreError> {
         let whole = chunks.concat();
-        match wire::decode(&whole) {
+        match wire::decode_bounded(&whole) {
             Ok(state) => Ok(Self(state)),
             Err(error) => Err(RestoreError(error.to_string())),
         }
@@ -289,15 +291,15 @@ fn apply_all<M: StateMachine>(
     commands: &mut dyn Iterator<Item = &[u8]>,
     outputs: &mut OutputsBuilder,
 ) {
-    let mut next = commands.next().map(wire::decode);
+    let mut next = commands.next().map(wire::decode_bounded);
     while let Some(decoded) = next.take() {
         let Ok(first) = decoded else {
             push(outputs, &Answer::<M::Output>::Undecodable);
-            next = commands.next().map(wire::decode);
+            next = commands.next().map(wire::decode_bounded);
             continue;
         };
         let (before, mut taken, mut are_all_taken) = (outputs.len(), 1, false);
-        let others = std::iter::from_fn(|| match commands.next().map(wire::decode) {
+        let others = std::iter::from_fn(|| match commands.next().map(wire::decode_bounded) {
             Some(Ok(command)) => {
                 taken += 1;
                 Some(command)
@@ -333,7 +335,7 @@ impl<M: StateMachine> raft::StateMachine for Adapter<M> {
     fn apply(&mut self, context: ApplyContext, command: &[u8]) -> Bytes {
         let machine = &mut self.machine;
         let applied = guard(&self.failed, || {
-            let answer = match wire::decode(command) {
+            let answer = match wire::decode_bounded(command) {
                 Ok(command) => Answer::Output(machine.apply(command, context)),
                 Err(_) => Answer::Undecodable,
             };
@@ -436,12 +438,12 @@ mod tests {
         }
     }
 
-    fn apply(adapter: &mut Adapter<Fragile>, command: &[u8]) -> Bytes {
+    fn apply<M: StateMachine>(adapter: &mut Adapter<M>, command: &[u8]) -> Bytes {
         let context = ApplyContext {
             index: Index(1),
             term: Term(1),
         };
-        adapter.apply(context, command)
+        raft::StateMachine::apply(adapter, context, command)
     }
 
     #[test]
@@ -496,10 +498,10 @@ mod tests {
     }
 
     /// What a machine answers to commands that are applied at once.
-    fn apply_batch<M: StateMachine<Command = u32, Output = u32>>(
+    fn apply_batch<M: StateMachine>(
         adapter: &mut Adapter<M>,
         commands: &[&[u8]],
-    ) -> Vec<Answer<u32>> {
+    ) -> Vec<Answer<M::Output>> {
         let context = ApplyContext {
             index: Index(1),
             term: Term(1),
@@ -550,6 +552,42 @@ mod tests {
         let answer = apply(&mut adapter, &[0xff; 9]);
         assert_eq!(wire::decode(&answer), Ok(Answer::<u32>::Undecodable));
         assert_eq!((adapter.query(0), adapter.failed()), (Some(0), None));
+    }
+
+    #[test]
+    fn bytes_that_nest_without_end_are_no_command_and_no_state() {
+        #[derive(Serialize, Deserialize)]
+        struct Chain(Option<Box<Chain>>);
+
+        /// Does nothing.
+        struct Idle;
+
+        impl StateMachine for Idle {
+            type Command = Chain;
+            type Output = ();
+            type Query = ();
+            type QueryResult = ();
+            type Snapshot = Serialized<Chain>;
+
+            fn signature(&self) -> UniqueId {
+                unique_id!("idle")
+            }
+            fn apply(&mut self, _command: Chain, _context: ApplyContext) {}
+            fn query(&self, (): ()) {}
+            fn snapshot(&self) -> Serialized<Chain> {
+                Serialized(Chain(None))
+            }
+            fn restore(&mut self, _snapshot: Serialized<Chain>) {}
+        }
+
+        let endless = Bytes::from(vec![1; 1 << 20]);
+        let mut adapter = Adapter::new(Idle);
+        let answer = apply(&mut adapter, &endless);
+        assert_eq!(wire::decode(&answer), Ok(Answer::<()>::Undecodable));
+        let answers = apply_batch(&mut adapter, &[&endless, &[0]]);
+        assert_eq!(answers, [Answer::Undecodable, Answer::Output(())]);
+        assert!(raft::StateMachine::restore(&mut adapter, &[endless]).is_err());
+        assert!(adapter.failed().is_none());
     }
 
     #[test]

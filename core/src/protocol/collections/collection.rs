@@ -11,7 +11,11 @@ use crate::wire;
 /// What a collection may hold: any plain data.
 ///
 /// Equal values must have equal encodings on every node: no default-hashed map may be inside. `PartialEq` and `Clone` must
-/// depend on the value alone.
+/// depend on the value alone, and so must what its `Deserialize` takes and refuses: a node that refused what others take would
+/// hold something else from then on.
+///
+/// It must not nest deeper than some 250 levels, each sequence, map, tuple, struct, enum, option and newtype being one: members
+/// refuse what does, and the write [fails](crate::collections::WriteError).
 pub trait Value: Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {}
 
 impl<T> Value for T where T: Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static

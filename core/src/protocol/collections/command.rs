@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::collection::{Collection, OutOfBounds, Reply};
 use super::fingerprint::Fingerprint;
-use crate::wire::{self, DecodeError, EncodeError};
+use crate::wire::{self, DecodeError, EncodeError, Values};
 
 /// A command of a collection's group: operations that are applied as one, or not at all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,14 +193,11 @@ impl Command {
     /// # Errors
     /// Where they cannot be read.
     pub(super) fn operations<O: DeserializeOwned>(&self) -> Result<Vec<O>, DecodeError> {
-        let mut rest = &self.operations[..];
+        let mut values = Values::new(&self.operations);
         // An operation takes a byte at least, so no count makes this run for long.
         let mut operations = Vec::new();
-        while !rest.is_empty() {
-            let (operation, after) =
-                postcard::take_from_bytes(rest).map_err(DecodeError::Malformed)?;
-            operations.push(operation);
-            rest = after;
+        while !values.is_empty() {
+            operations.push(values.next()?);
         }
         Ok(operations)
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::collection::Collection;
 use super::fingerprint::Fingerprint;
 use crate::protocol::raft::RestoreError;
-use crate::wire;
+use crate::wire::{self, Values};
 
 /// Items in one chunk, at most: those that take no bytes must end somewhere.
 const ITEMS_MAX: u32 = 65_536;
@@ -82,17 +82,16 @@ impl<C: Collection> Frozen<C> {
 }
 
 fn put_all<C: Collection>(contents: &mut C, chunk: &Bytes) -> Result<(), RestoreError> {
-    let (count, mut rest) =
-        postcard::take_from_bytes::<u32>(chunk).map_err(|error| malformed(&error))?;
+    let mut values = Values::new(chunk);
+    let count: u32 = values.next().map_err(|error| malformed(&error))?;
     if count == 0 || count > ITEMS_MAX {
         return Err(malformed("a chunk holds no items, or too many"));
     }
     for _ in 0..count {
-        let (item, after) = postcard::take_from_bytes(rest).map_err(|error| malformed(&error))?;
+        let item = values.next().map_err(|error| malformed(&error))?;
         contents.put(item)?;
-        rest = after;
     }
-    if rest.is_empty() {
+    if values.is_empty() {
         Ok(())
     } else {
         Err(malformed("something follows the items of a chunk"))

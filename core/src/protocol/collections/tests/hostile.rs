@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::*;
 use crate::protocol::collections::{
-    Fingerprint, Map, MapOperation, PriorityQueue, QueueItem, Set, SetOperation, Vec as Items,
-    VecOperation,
+    Cell, CellOperation, Fingerprint, Map, MapOperation, PriorityQueue, QueueItem, Set,
+    SetOperation, Vec as Items, VecOperation,
 };
 
 type Prices = Map<String, u16>;
@@ -168,6 +168,66 @@ fn items_without_bytes_are_counted() {
         Frozen::<Items<()>>::from_chunks(&chunks).unwrap(),
         machine.freeze()
     );
+}
+
+/// A command whose operations are these bytes.
+fn raw<C: Collection>(operations: &[u8]) -> Command {
+    Command {
+        schema: C::fingerprint(),
+        count: 1,
+        operations: Bytes::copy_from_slice(operations),
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
+enum Nested {
+    Leaf,
+    Branch(Box<Nested>),
+    Branches(Vec<Nested>),
+}
+
+#[test]
+fn values_that_nest_without_end_are_refused() {
+    // A value in a cell that is in so many others, one byte each; or two, in sequences of one.
+    for (branch, byte_max) in [(&[1][..], 4 << 20), (&[2, 1], 2 << 20)] {
+        let deep = [branch.repeat(byte_max), vec![0]].concat();
+        let write = [&[0, 1][..], &deep].concat();
+        let mut machine = Machine::<Cell<Nested>>::default();
+        let outcome = machine.apply(Index(1), &raw::<Cell<Nested>>(&write));
+        assert_eq!(outcome, Outcome::Malformed);
+        let header = wire::encode(&Some(Cell::<Nested>::fingerprint())).unwrap();
+        let item = [&[1][..], &deep].concat();
+        let chunks = [header.into(), item.into()];
+        assert!(Frozen::<Cell<Nested>>::from_chunks(&chunks).is_err());
+    }
+}
+
+#[test]
+fn values_nest_as_deep_as_is_said() {
+    let deep = (0..80).fold(Nested::Leaf, |inside, _| {
+        Nested::Branches(vec![Nested::Branch(Box::new(inside))])
+    });
+    let mut machine = Machine::<Cell<Nested>>::default();
+    let write = CellOperation::Write(Some(deep));
+    let written = machine.apply(Index(1), &command::<Cell<Nested>>(&[write]));
+    assert!(matches!(written, Outcome::Applied(_)));
+    let chunks = machine.freeze().chunks(1);
+    assert_eq!(Frozen::from_chunks(&chunks).unwrap(), machine.freeze());
+}
+
+#[test]
+fn sequences_of_nothing_do_not_last_for_ever() {
+    let endless = wire::encode(&(8_u8, u64::MAX)).unwrap();
+    let mut machine = Machine::<Items<()>>::default();
+    let outcome = machine.apply(Index(1), &raw::<Items<()>>(&endless));
+    assert_eq!(outcome, Outcome::Malformed);
+    // Nor do many that are long.
+    let long = wire::encode(&(8_u8, 1_000_000_u32)).unwrap();
+    let many = Command {
+        count: 10_000,
+        ..raw::<Items<()>>(&long.repeat(10_000))
+    };
+    assert_eq!(machine.apply(Index(1), &many), Outcome::Malformed);
 }
 
 proptest! {
