@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::collection::Collection;
 use super::fingerprint::Fingerprint;
-use crate::protocol::raft::RestoreError;
+use crate::protocol::raft::{COMMAND_LEN_MAX, RestoreError};
 use crate::wire::{self, Values};
 
 /// Items in one chunk, at most: those that take no bytes must end somewhere.
@@ -35,7 +35,8 @@ impl<C: Collection> Frozen<C> {
         self.contents
     }
 
-    /// All as chunks of about `len` bytes, each longer by one item at most.
+    /// All as chunks of about `len` bytes, each longer by one item at most. What is longer than a command, as an entry of a queue can
+    /// be that has come by two, is in a chunk of its own: two commands are as much as members take for one.
     #[must_use]
     pub fn chunks(&self, len: usize) -> Vec<Bytes> {
         let header = Header {
@@ -46,7 +47,13 @@ impl<C: Collection> Frozen<C> {
         let mut count = 0;
         for item in self.contents.items() {
             // What is in the collection was decoded before: that it cannot be encoded is a defect of its type's.
+            let before = chunk.len();
             chunk = postcard::to_extend(&item, chunk).expect("what was decoded must be encodable");
+            if count > 0 && chunk.len() - before > COMMAND_LEN_MAX {
+                let long = chunk.split_off(before);
+                chunks.push(closed(count, &chunk));
+                (chunk, count) = (long, 0);
+            }
             count += 1;
             if chunk.len() >= len || count == ITEMS_MAX {
                 chunks.push(closed(count, &chunk));

@@ -4,9 +4,10 @@ use bytes::Bytes;
 
 use super::*;
 use crate::protocol::collections::{
-    Cell, CellOperation, Fingerprint, Map, MapOperation, PriorityQueue, QueueItem, Set,
-    SetOperation, Vec as Items, VecOperation,
+    Cell, CellOperation, Fingerprint, Map, MapOperation, PriorityQueue, QueueItem, QueueOperation,
+    Set, SetOperation, Vec as Items, VecOperation,
 };
+use crate::protocol::raft::COMMAND_LEN_MAX;
 
 type Prices = Map<String, u16>;
 
@@ -155,6 +156,30 @@ fn a_queue_is_restored_only_from_what_a_queue_can_hold() {
         let mut queue = Queue::default();
         assert!(items.into_iter().any(|item| queue.put(item).is_err()));
     }
+}
+
+#[test]
+fn no_chunk_is_longer_than_two_commands() {
+    type Queue = PriorityQueue<String, u8, String>;
+    let long = "x".repeat(COMMAND_LEN_MAX - 100);
+    let mut machine = Machine::<Queue>::default();
+    let operations = [
+        QueueOperation::Insert("w".to_owned(), 0, "y".repeat(60 << 10)),
+        QueueOperation::Insert(String::new(), 1, long.clone()),
+        QueueOperation::UpdatePriority(1, long),
+    ];
+    for (operation, index) in operations.into_iter().zip(1..) {
+        let outcome = machine.apply(Index(index), &command::<Queue>(&[operation]));
+        assert!(matches!(outcome, Outcome::Applied(_)));
+    }
+    let chunks = machine.freeze().chunks(64 << 10);
+    assert_eq!(chunks.len(), 3);
+    assert!(
+        chunks
+            .iter()
+            .all(|chunk| chunk.len() <= 2 * COMMAND_LEN_MAX)
+    );
+    assert_eq!(Frozen::from_chunks(&chunks).unwrap(), machine.freeze());
 }
 
 #[test]
