@@ -124,8 +124,8 @@ writes!([P: Key, K: Key, V: Value] PriorityQueue<P, K, V> {
     fn remove_keys(keys: impl IntoIterator<Item = K>) -> u64 =
         Operation::RemoveKeys(keys.into_iter().collect());
 
-    /// Removes the keys whose priorities lie in `range`, as one, and gives how many these were. O(log n) each, and O(n) to
-    /// find them where the range is bounded from both sides.
+    /// Removes the keys whose priorities lie in `range`, as one, and gives how many these were. O(log n) each, and
+    /// to find them.
     fn remove_range(range: impl RangeBounds<P>) -> u64 =
         Operation::RemoveRange(range.start_bound().cloned(), range.end_bound().cloned());
 

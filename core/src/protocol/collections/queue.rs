@@ -1,8 +1,10 @@
 //! `PriorityQueue`: values by key, and keys by priority.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::ops::Bound;
 
+use equivalent::{Comparable, Equivalent};
 use serde::{Deserialize, Serialize};
 
 use super::collection::{Collection, Key, OutOfBounds, Reply, Value};
@@ -86,12 +88,12 @@ impl<P: Key, K: Key, V: Value> PriorityQueue<P, K, V> {
         self.iter_desc().next()
     }
 
-    /// All entries, by ascending priority.
+    /// All entries, by ascending priority. O(log n) each.
     pub fn iter_asc(&self) -> impl Iterator<Item = (&P, &K, &V)> {
         self.order.iter().filter_map(|it| self.entry(it))
     }
 
-    /// All entries, by descending priority.
+    /// All entries, by descending priority. O(log n) each.
     pub fn iter_desc(&self) -> impl Iterator<Item = (&P, &K, &V)> {
         self.order.iter().rev().filter_map(|it| self.entry(it))
     }
@@ -297,19 +299,10 @@ impl<P: Key, K: Key, V: Value> PriorityQueue<P, K, V> {
         if !is_ordered(&range) {
             return 0;
         }
-        let (start, end) = range;
-        let key = |(_, key): &(P, K)| key.clone();
-        // From the end at which there is nothing to skip, if there is one.
-        let keys: Vec<K> = if start == Bound::Unbounded {
-            let ascending = self.order.iter();
-            let in_range = ascending.take_while(|(priority, _)| is_below(priority, &end));
-            in_range.map(key).collect()
-        } else {
-            let descending = self.order.iter().rev();
-            let from_end = descending.skip_while(|(priority, _)| !is_below(priority, &end));
-            let in_range = from_end.take_while(|(priority, _)| is_above(priority, &start));
-            in_range.map(key).collect()
-        };
+        let (start, end) = &range;
+        let range = (edge(start, Ordering::Greater), edge(end, Ordering::Less));
+        let places = self.order.range(range);
+        let keys: Vec<K> = places.map(|(_, key)| key.clone()).collect();
         for key in &keys {
             self.remove(key, changes);
         }
@@ -317,21 +310,37 @@ impl<P: Key, K: Key, V: Value> PriorityQueue<P, K, V> {
     }
 }
 
-/// Whether `priority` does not lie below where a range starts.
-fn is_above<P: Ord>(priority: &P, start: &Bound<P>) -> bool {
-    match start {
-        Bound::Included(start) => start <= priority,
-        Bound::Excluded(start) => start < priority,
-        Bound::Unbounded => true,
+/// A place between those of the keys of one priority and those of other priorities.
+struct Edge<'a, P> {
+    priority: &'a P,
+    /// On which side of the keys of this priority it is.
+    side: Ordering,
+}
+
+/// Where a range of priorities begins or ends. One that excludes a priority does so at this side of its keys.
+fn edge<P>(bound: &Bound<P>, excluding: Ordering) -> Bound<Edge<'_, P>> {
+    match bound {
+        Bound::Included(priority) => Bound::Included(Edge {
+            priority,
+            side: excluding.reverse(),
+        }),
+        Bound::Excluded(priority) => Bound::Included(Edge {
+            priority,
+            side: excluding,
+        }),
+        Bound::Unbounded => Bound::Unbounded,
     }
 }
 
-/// Whether `priority` does not lie above where a range ends.
-fn is_below<P: Ord>(priority: &P, end: &Bound<P>) -> bool {
-    match end {
-        Bound::Included(end) => priority <= end,
-        Bound::Excluded(end) => priority < end,
-        Bound::Unbounded => true,
+impl<P: Ord, K> Equivalent<(P, K)> for Edge<'_, P> {
+    fn equivalent(&self, _place: &(P, K)) -> bool {
+        false
+    }
+}
+
+impl<P: Ord, K> Comparable<(P, K)> for Edge<'_, P> {
+    fn compare(&self, (priority, _): &(P, K)) -> Ordering {
+        self.priority.cmp(priority).then(self.side)
     }
 }
 

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::protocol::collections::{
@@ -200,6 +201,61 @@ fn a_queue_that_is_full_gives_up_the_lowest_priorities() {
         assert_eq!(restored, machine.freeze());
     }
     assert_eq!(machine.contents().len(), 2);
+}
+
+static COMPARISONS: AtomicU64 = AtomicU64::new(0);
+
+/// Counts how often it is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
+struct Counted(u32);
+
+impl PartialOrd for Counted {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Counted {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        COMPARISONS.fetch_add(1, Ordering::Relaxed);
+        self.0.cmp(&other.0)
+    }
+}
+
+#[test]
+fn a_range_is_found_without_looking_at_what_is_beside_it() {
+    type Queue = PriorityQueue<Counted, u32, ()>;
+    let mut machine = Machine::<Queue>::default();
+    let entries = (0..10_000).map(|n| (Counted(n), n, ()));
+    let fill = Operation::Extend(entries.collect());
+    machine.apply(Index(1), &command::<Queue>(&[fill]));
+    let bounds = [
+        (
+            Bound::Included(Counted(5_000)),
+            Bound::Excluded(Counted(5_000)),
+            0,
+        ),
+        (
+            Bound::Excluded(Counted(10)),
+            Bound::Excluded(Counted(12)),
+            1,
+        ),
+        (
+            Bound::Included(Counted(9_000)),
+            Bound::Included(Counted(9_001)),
+            2,
+        ),
+        (Bound::Unbounded, Bound::Included(Counted(2)), 3),
+        (Bound::Excluded(Counted(9_995)), Bound::Unbounded, 4),
+    ];
+    for (start, end, removed) in bounds {
+        let before = COMPARISONS.load(Ordering::Relaxed);
+        let remove = Operation::RemoveRange(start, end);
+        let outcome = machine.apply(Index(2), &command::<Queue>(&[remove]));
+        assert_eq!(outcome, Outcome::Applied(vec![reply(removed as u64)]));
+        let comparisons = COMPARISONS.load(Ordering::Relaxed) - before;
+        assert!(comparisons < 500, "{comparisons} for {start:?} to {end:?}");
+    }
 }
 
 #[test]
