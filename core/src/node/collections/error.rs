@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::node::groups::{CommandError, JoinError, Stopped};
-use crate::protocol::collections::{Batch, OutOfBounds, SchemaConflict};
+use crate::protocol::collections::{Batch, OutOfBounds, RESULTS_LEN_MAX, SchemaConflict};
 
 /// A collection cannot be opened, or does not come online.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +30,8 @@ pub enum WriteError<C> {
     OutOfBounds(OutOfBounds),
     /// The collection holds other element types. Nothing was changed.
     Schema(SchemaConflict),
+    /// What the operations of the batch give is longer than 8 MiB together, when encoded. Nothing was changed, on any member.
+    ResultsTooLong,
 }
 
 impl<C> WriteError<C> {
@@ -39,7 +41,7 @@ impl<C> WriteError<C> {
     pub fn into_batch(self) -> Option<Batch<C>> {
         match self {
             Self::Command(error) => error.into_command(),
-            Self::OutOfBounds(_) | Self::Schema(_) => None,
+            Self::OutOfBounds(_) | Self::Schema(_) | Self::ResultsTooLong => None,
         }
     }
 
@@ -49,7 +51,7 @@ impl<C> WriteError<C> {
     pub fn is_rejected(&self) -> bool {
         match self {
             Self::Command(error) => error.is_rejected(),
-            Self::OutOfBounds(_) | Self::Schema(_) => true,
+            Self::OutOfBounds(_) | Self::Schema(_) | Self::ResultsTooLong => true,
         }
     }
 }
@@ -66,6 +68,10 @@ impl<C> fmt::Display for WriteError<C> {
             Self::Command(error) => error.fmt(f),
             Self::OutOfBounds(error) => error.fmt(f),
             Self::Schema(error) => error.fmt(f),
+            Self::ResultsTooLong => write!(
+                f,
+                "the operations of the batch give more than {RESULTS_LEN_MAX} bytes together; nothing was changed: split it"
+            ),
         }
     }
 }
@@ -77,8 +83,61 @@ impl<C> fmt::Debug for WriteError<C> {
             Self::Command(error) => fmt::Debug::fmt(error, f),
             Self::OutOfBounds(error) => fmt::Debug::fmt(error, f),
             Self::Schema(error) => fmt::Debug::fmt(error, f),
+            Self::ResultsTooLong => f.write_str("ResultsTooLong"),
         }
     }
 }
 
 impl<C> std::error::Error for WriteError<C> {}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::StoreId;
+    use crate::node::alone::Alone;
+    use crate::protocol::collections::{Cell, Map};
+
+    #[test]
+    fn what_is_too_long_comes_back_and_changes_nothing() {
+        let runtime = Arc::new(Alone::default());
+        let network = runtime.node();
+        let id = StoreId::from("long");
+        let map = runtime.run(Map::<u32, String>::online_writer(&network, id));
+        let map = map.unwrap();
+        let text = "x".repeat(1 << 20);
+        let extended = runtime.run(map.extend((0..9).map(|key| (key, text.clone()))));
+        let error = extended.unwrap_err();
+        assert!(error.is_rejected());
+        assert!(matches!(
+            &error,
+            WriteError::Command(error) if matches!(**error, CommandError::TooLong { len, .. } if len > 9 << 20)
+        ));
+        assert_eq!(error.into_batch().map(|batch| batch.len()), Some(1));
+        assert!(map.is_empty());
+        // As many as fit.
+        let extended = runtime.run(map.extend((0..7).map(|key| (key, text.clone()))));
+        assert_eq!(extended.unwrap().output, 7);
+    }
+
+    #[test]
+    fn a_batch_that_asks_for_too_much_changes_nothing() {
+        let runtime = Arc::new(Alone::default());
+        let network = runtime.node();
+        let id = StoreId::from("long");
+        let cell = runtime.run(Cell::<String>::online_writer(&network, id));
+        let cell = cell.unwrap();
+        runtime.run(cell.write("x".repeat(1 << 20))).unwrap();
+        let mut batch = cell.batch();
+        for _ in 0..9 {
+            batch.compare_exchange(None, None);
+        }
+        batch.clear();
+        let error = runtime.run(cell.commit(batch)).unwrap_err();
+        assert!(matches!(error, WriteError::ResultsTooLong) && error.is_rejected());
+        assert!(error.to_string().contains("split it"), "{error}");
+        assert_eq!(error.into_batch(), None);
+        assert_eq!(cell.read().map(|text| text.len()), Some(1 << 20));
+    }
+}

@@ -252,6 +252,7 @@ impl<C: Collection> Writer<C> {
                 let ours = self.schema;
                 Err(WriteError::Schema(SchemaConflict { ours, theirs }))
             }
+            Outcome::ResultsTooLong => Err(WriteError::ResultsTooLong),
             Outcome::Malformed => {
                 let batch = Batch::of_command(again);
                 Err(CommandError::Refused(batch).into())

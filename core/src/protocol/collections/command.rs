@@ -9,7 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::collection::{Collection, OutOfBounds, Reply};
 use super::fingerprint::Fingerprint;
+use crate::protocol::raft::COMMAND_LEN_MAX;
 use crate::wire::{self, DecodeError, EncodeError, Values};
+
+/// What several operations give together has so many bytes at most, when encoded. Without a limit a short command could ask for a long
+/// value so often that no member has room for the answer.
+pub const RESULTS_LEN_MAX: usize = COMMAND_LEN_MAX;
 
 /// A command of a collection's group: operations that are applied as one, or not at all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +38,8 @@ pub enum Outcome {
     Foreign(Fingerprint),
     /// The operations cannot be read. Nothing was applied.
     Malformed,
+    /// There are several, and what they give is longer than [`RESULTS_LEN_MAX`] together. Nothing was applied.
+    ResultsTooLong,
 }
 
 /// Operations of one collection that are applied as one: all of them, with nothing of others between, or none.

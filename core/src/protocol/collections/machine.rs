@@ -1,7 +1,7 @@
 //! Applies commands to a collection.
 
 use super::collection::Collection;
-use super::command::{Command, Outcome};
+use super::command::{Command, Outcome, RESULTS_LEN_MAX};
 use super::fingerprint::{Fingerprint, SchemaConflict};
 use super::history::History;
 use super::snapshot::Frozen;
@@ -85,15 +85,22 @@ impl<C: Collection> Machine<C> {
         let before = (operations.len() > 1).then(|| self.contents.clone());
         let mut changes = Vec::with_capacity(operations.len());
         let mut replies = Vec::with_capacity(operations.len());
+        let mut replies_len = 0;
         for operation in operations {
-            match self.contents.apply(operation, &mut changes) {
-                Ok(reply) => replies.push(reply),
-                Err(error) => {
-                    if let Some(before) = before {
-                        self.contents = before;
-                    }
-                    return Outcome::OutOfBounds(error);
+            let failed = match self.contents.apply(operation, &mut changes) {
+                Ok(reply) => {
+                    replies_len += reply.0.len();
+                    replies.push(reply);
+                    let are_too_long = before.is_some() && replies_len > RESULTS_LEN_MAX;
+                    are_too_long.then_some(Outcome::ResultsTooLong)
                 }
+                Err(error) => Some(Outcome::OutOfBounds(error)),
+            };
+            if let Some(failed) = failed {
+                if let Some(before) = before {
+                    self.contents = before;
+                }
+                return failed;
             }
         }
         let bytes = command.len() + COMMAND_OVERHEAD;

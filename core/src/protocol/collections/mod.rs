@@ -32,7 +32,7 @@ mod tests;
 
 pub use cell::{Cell, CellOperation};
 pub use collection::{Collection, Key, OutOfBounds, Reply, Value};
-pub use command::{Batch, Command, Outcome, Results, Ticket};
+pub use command::{Batch, Command, Outcome, RESULTS_LEN_MAX, Results, Ticket};
 pub use fingerprint::{Fingerprint, SchemaConflict};
 pub(crate) use history::{Entry, History};
 pub use machine::Machine;

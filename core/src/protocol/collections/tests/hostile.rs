@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::*;
 use crate::protocol::collections::{
-    Cell, CellOperation, Fingerprint, Map, MapOperation, PriorityQueue, QueueItem, QueueOperation,
-    Set, SetOperation, Vec as Items, VecOperation,
+    Cell, CellOperation, Fingerprint, Map, MapOperation, Once, OnceOperation, PriorityQueue,
+    QueueItem, QueueOperation, Set, SetOperation, Vec as Items, VecOperation,
 };
 use crate::protocol::raft::COMMAND_LEN_MAX;
 
@@ -253,6 +253,46 @@ fn sequences_of_nothing_do_not_last_for_ever() {
         ..raw::<Items<()>>(&long.repeat(10_000))
     };
     assert_eq!(machine.apply(Index(1), &many), Outcome::Malformed);
+}
+
+/// Applies `first`, and then a batch of so many times `again`.
+fn repeat<C: Collection<Operation: Clone>>(
+    first: C::Operation,
+    again: C::Operation,
+    times: usize,
+) -> (Machine<C>, Outcome) {
+    let mut machine = Machine::<C>::default();
+    let applied = machine.apply(Index(1), &command::<C>(&[first]));
+    assert!(matches!(applied, Outcome::Applied(_)));
+    let outcome = machine.apply(Index(2), &command::<C>(&vec![again; times]));
+    (machine, outcome)
+}
+
+#[test]
+fn what_a_batch_gives_is_no_longer_than_a_command() {
+    let text = "x".repeat(1 << 20);
+    let lose = || MapOperation::CompareExchange {
+        key: 1_u8,
+        expected: None,
+        new: Some(String::new()),
+    };
+    let long = || MapOperation::Insert(1, text.clone());
+    let (_, seven) = repeat::<Map<u8, String>>(long(), lose(), 7);
+    assert!(matches!(seven, Outcome::Applied(replies) if replies.len() == 7));
+    let (machine, eight) = repeat::<Map<u8, String>>(long(), lose(), 8);
+    assert_eq!(eight, Outcome::ResultsTooLong);
+    assert_eq!(machine.contents().get(&1), Some(&text));
+
+    let once = OnceOperation::Write(text.clone());
+    let (_, lost) = repeat::<Once<String>>(once, OnceOperation::Write(String::new()), 1_000);
+    assert_eq!(lost, Outcome::ResultsTooLong);
+
+    // One alone gives whatever it gives.
+    let longest = "x".repeat(9 << 20);
+    let write = CellOperation::Write(Some(longest));
+    let (machine, cleared) = repeat::<Cell<String>>(write, CellOperation::Write(None), 1);
+    assert!(matches!(cleared, Outcome::Applied(_)));
+    assert!(machine.contents().is_empty());
 }
 
 proptest! {
