@@ -146,8 +146,9 @@ impl<C: Collection> Reader<C> {
 
     /// The changes above `since`, one after the other; above the beginning where it is `None`.
     ///
-    /// Each node keeps the latest 16,384 changes that it has applied, and no more than those of 16 MiB of writes. Where changes that
-    /// are asked for are gone, or this node never had them because it was given a snapshot, [`Lagged`](super::Lagged) brings
+    /// Each node keeps the latest 16,384 changes that it has applied, and no more than 16 MiB of them. Where changes that
+    /// are asked for are gone, or this node never had them because it was given a snapshot, or they lie in another
+    /// [life](crate::groups::GroupEvent::Reformed) of the collection than what was told before, [`Lagged`](super::Lagged) brings
     /// the whole contents in their place. O(log n) to find the first change, and for each to be told.
     pub fn changes(&self, since: impl Into<Option<Version>>) -> Changes<C> {
         let status = self.group.watched().clone();

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::collection::{Collection, OutOfBounds, Reply, Value};
 use super::fingerprint::Fingerprint;
+use super::history::Noted;
 use super::snapshot::malformed;
 use crate::protocol::raft::RestoreError;
 
@@ -48,9 +49,9 @@ pub enum CellOperation<T> {
 }
 
 impl<T: Value> Cell<T> {
-    fn write(&mut self, new: Option<T>, changes: &mut Vec<Option<T>>) -> Option<T> {
+    fn write(&mut self, new: Option<T>, changes: &mut Noted<Option<T>>) -> Option<T> {
         if self.0.is_some() || new.is_some() {
-            changes.push(new.clone());
+            changes.push(|| new.clone());
         }
         let former = std::mem::replace(&mut self.0, new.map(Into::into));
         former.map(std::sync::Arc::unwrap_or_clone)
@@ -71,7 +72,7 @@ impl<T: Value> Collection for Cell<T> {
     fn apply(
         &mut self,
         operation: CellOperation<T>,
-        changes: &mut Vec<Option<T>>,
+        changes: &mut Noted<Option<T>>,
     ) -> Result<Reply, OutOfBounds> {
         Ok(match operation {
             CellOperation::Write(new) => Reply::of(&self.write(new, changes)),

@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::fingerprint::Fingerprint;
+use super::history::Noted;
 use crate::protocol::raft::RestoreError;
 use crate::wire;
 
@@ -51,8 +52,14 @@ pub trait Collection: Clone + Default + Send + Sync + Sized + 'static {
     fn apply(
         &mut self,
         operation: Self::Operation,
-        changes: &mut Vec<Self::Change>,
+        changes: &mut Noted<Self::Change>,
     ) -> Result<Reply, OutOfBounds>;
+
+    /// What is in a change, in bytes, where that may be more than the command had from which it came. Default: nothing.
+    fn weight(change: &Self::Change) -> usize {
+        let _ = change;
+        0
+    }
 
     /// The contents in their order, which depends on nothing else.
     fn items(&self) -> impl Iterator<Item = impl Serialize>;

@@ -8,7 +8,7 @@ use crate::protocol::raft::Index;
 /// Changes that are kept, at most.
 const CHANGES_MAX: usize = 16_384;
 
-/// The bytes of the commands that have made them, at most, in memory.
+/// Their bytes, as they would be encoded, or those of the commands that have made them where these are more; at most.
 const BYTES_MAX: usize = 16 << 20;
 
 /// What one command has changed.
@@ -18,8 +18,46 @@ pub(crate) struct Entry<T> {
     pub(crate) index: Index,
     /// What it has changed, in order.
     pub(crate) changes: Box<[T]>,
-    /// The length of the command.
+    /// What it counts for.
     bytes: usize,
+}
+
+/// What a command changes, as far as it can be kept. What nobody will be told is not copied: a short command may ask for a long value
+/// to be moved so often that there is no room for a copy each time.
+#[derive(Debug)]
+pub struct Noted<T> {
+    changes: Vec<T>,
+    weight: fn(&T) -> usize,
+    /// What the changes count for.
+    bytes: usize,
+    /// There are more than are kept.
+    are_too_many: bool,
+}
+
+impl<T> Noted<T> {
+    /// None yet; `weight` tells what each counts for.
+    pub(super) const fn new(weight: fn(&T) -> usize) -> Self {
+        Self {
+            changes: Vec::new(),
+            weight,
+            bytes: 0,
+            are_too_many: false,
+        }
+    }
+
+    /// Notes a change, which is made where it can be kept.
+    pub(super) fn push(&mut self, change: impl FnOnce() -> T) {
+        if self.are_too_many {
+            return;
+        }
+        let change = change();
+        self.bytes += (self.weight)(&change);
+        self.changes.push(change);
+        if self.changes.len() > CHANGES_MAX || self.bytes > BYTES_MAX {
+            self.are_too_many = true;
+            self.changes = Vec::new();
+        }
+    }
 }
 
 /// The latest changes, as they were applied on this node.
@@ -49,7 +87,17 @@ impl<T> History<T> {
         }
     }
 
-    /// Adds what a command of so many bytes at `index` has changed, and drops the oldest changes where there are too many.
+    /// Adds what a command of so many bytes at `index` has changed.
+    pub(crate) fn note(&mut self, index: Index, bytes: usize, noted: Noted<T>) {
+        if noted.are_too_many {
+            self.skip(Some(index));
+        } else {
+            // What is kept must not be longer than it counts for.
+            self.push(index, bytes.max(noted.bytes), noted.changes);
+        }
+    }
+
+    /// Adds what a command at `index` has changed, which counts for so many bytes, and drops the oldest changes where there are too many.
     pub(crate) fn push(&mut self, index: Index, bytes: usize, changes: Vec<T>) {
         self.begin(index.previous());
         if changes.is_empty() {
@@ -75,10 +123,15 @@ impl<T> History<T> {
 
     /// The state was replaced by another one: what led to it is not known.
     pub(crate) fn restart(&mut self) {
+        self.skip(None);
+    }
+
+    /// All changes up to here are missing.
+    fn skip(&mut self, after: Option<Index>) {
         // One number is skipped, so that who has followed up to here sees the gap.
         self.first = self.end() + 1;
         self.entries.clear();
-        self.after = None;
+        self.after = after;
         self.changes = 0;
         self.bytes = 0;
     }
@@ -160,6 +213,26 @@ mod tests {
         assert_eq!(
             (history.above(Index(2)), history.above(Index(3))),
             (None, Some(3))
+        );
+    }
+
+    #[test]
+    fn what_is_too_much_at_once_is_not_made() {
+        let mut made = 0;
+        let mut noted = Noted::new(|_| 1 << 20);
+        for _ in 0..100 {
+            noted.push(|| made += 1);
+        }
+        assert_eq!(made, (BYTES_MAX >> 20) + 1);
+        let mut few = Noted::new(|_| 0);
+        few.push(|| ());
+        let mut history = History::new();
+        history.note(Index(1), 1, few);
+        history.note(Index(2), 1, noted);
+        assert!(history.get(1).is_none());
+        assert_eq!(
+            (history.above(Index(1)), history.above(Index(2))),
+            (None, Some(history.end()))
         );
     }
 

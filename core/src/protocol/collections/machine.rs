@@ -3,7 +3,7 @@
 use super::collection::Collection;
 use super::command::{Command, Outcome, RESULTS_LEN_MAX};
 use super::fingerprint::{Fingerprint, SchemaConflict};
-use super::history::History;
+use super::history::{History, Noted};
 use super::snapshot::Frozen;
 use crate::protocol::raft::Index;
 
@@ -83,7 +83,7 @@ impl<C: Collection> Machine<C> {
         // One operation fails before it changes anything. Where there are more the contents are kept, which are
         // persistent, so that this costs no copy.
         let before = (operations.len() > 1).then(|| self.contents.clone());
-        let mut changes = Vec::with_capacity(operations.len());
+        let mut changes = Noted::new(C::weight);
         let mut replies = Vec::with_capacity(operations.len());
         let mut replies_len = 0;
         for operation in operations {
@@ -104,7 +104,7 @@ impl<C: Collection> Machine<C> {
             }
         }
         let bytes = command.len() + COMMAND_OVERHEAD;
-        self.history.push(index, bytes, changes);
+        self.history.note(index, bytes, changes);
         Outcome::Applied(replies)
     }
 

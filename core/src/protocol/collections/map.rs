@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::collection::{Collection, Key, OutOfBounds, Reply, Value};
 use super::fingerprint::Fingerprint;
+use super::history::Noted;
 use super::snapshot::malformed;
 use crate::protocol::raft::RestoreError;
 
@@ -134,14 +135,14 @@ pub enum MapChange<K, V> {
 }
 
 impl<K: Key, V: Value> Map<K, V> {
-    fn insert(&mut self, key: K, value: V, changes: &mut Vec<MapChange<K, V>>) -> Option<V> {
-        changes.push(MapChange::Inserted(key.clone(), value.clone()));
+    fn insert(&mut self, key: K, value: V, changes: &mut Noted<MapChange<K, V>>) -> Option<V> {
+        changes.push(|| MapChange::Inserted(key.clone(), value.clone()));
         self.0.insert(key, value)
     }
 
-    fn remove(&mut self, key: K, changes: &mut Vec<MapChange<K, V>>) -> Option<V> {
+    fn remove(&mut self, key: K, changes: &mut Noted<MapChange<K, V>>) -> Option<V> {
         let former = self.0.remove(&key)?;
-        changes.push(MapChange::Removed(key));
+        changes.push(|| MapChange::Removed(key));
         Some(former)
     }
 
@@ -150,7 +151,7 @@ impl<K: Key, V: Value> Map<K, V> {
         key: K,
         expected: Option<&V>,
         new: Option<V>,
-        changes: &mut Vec<MapChange<K, V>>,
+        changes: &mut Noted<MapChange<K, V>>,
     ) -> Result<Option<V>, Option<V>> {
         let present = self.0.get(&key);
         if present != expected {
@@ -176,7 +177,7 @@ impl<K: Key, V: Value> Collection for Map<K, V> {
     fn apply(
         &mut self,
         operation: MapOperation<K, V>,
-        changes: &mut Vec<MapChange<K, V>>,
+        changes: &mut Noted<MapChange<K, V>>,
     ) -> Result<Reply, OutOfBounds> {
         Ok(match operation {
             MapOperation::Insert(key, value) => Reply::of(&self.insert(key, value, changes)),
@@ -202,7 +203,7 @@ impl<K: Key, V: Value> Collection for Map<K, V> {
                 let before = self.len();
                 if before > 0 {
                     self.0 = im::OrdMap::new();
-                    changes.push(MapChange::Cleared);
+                    changes.push(|| MapChange::Cleared);
                 }
                 Reply::of(&(before as u64))
             }

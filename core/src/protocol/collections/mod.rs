@@ -34,6 +34,7 @@ pub use cell::{Cell, CellOperation};
 pub use collection::{Collection, Key, OutOfBounds, Reply, Value};
 pub use command::{Batch, Command, Outcome, RESULTS_LEN_MAX, Results, Ticket};
 pub use fingerprint::{Fingerprint, SchemaConflict};
+pub use history::Noted;
 pub(crate) use history::{Entry, History};
 pub use machine::Machine;
 pub use map::{Map, MapChange, MapOperation};

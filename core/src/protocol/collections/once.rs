@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::collection::{Collection, OutOfBounds, Reply, Value};
 use super::fingerprint::Fingerprint;
+use super::history::Noted;
 use super::snapshot::malformed;
 use crate::protocol::raft::RestoreError;
 
@@ -54,12 +55,12 @@ impl<T: Value> Collection for Once<T> {
     fn apply(
         &mut self,
         OnceOperation::Write(value): OnceOperation<T>,
-        changes: &mut Vec<T>,
+        changes: &mut Noted<T>,
     ) -> Result<Reply, OutOfBounds> {
         Ok(match self.read() {
             Some(winner) => Reply::of(&Err::<(), _>(winner)),
             None => {
-                changes.push(value.clone());
+                changes.push(|| value.clone());
                 self.0 = Some(value.into());
                 Reply::of(&Ok::<_, T>(()))
             }

@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::collection::{Collection, Key, OutOfBounds, Reply, Value};
 use super::fingerprint::Fingerprint;
+use super::history::Noted;
 use super::map::is_ordered;
 use super::snapshot::malformed;
 use crate::protocol::raft::RestoreError;
+use crate::wire;
 
 /// What changes are collected in.
-type Changes<P, K, V> = Vec<QueueChange<P, K, V>>;
+type Changes<P, K, V> = Noted<QueueChange<P, K, V>>;
 
 /// A replicated priority queue with two ends: keys, each with a priority and a value, in the order of the priorities, and
 /// of the keys where priorities are equal.
@@ -231,11 +233,7 @@ impl<P: Key, K: Key, V: Value> PriorityQueue<P, K, V> {
         value: V,
         changes: &mut Changes<P, K, V>,
     ) -> Option<(P, V)> {
-        changes.push(QueueChange::Inserted(
-            priority.clone(),
-            key.clone(),
-            value.clone(),
-        ));
+        changes.push(|| inserted(&priority, &key, &value));
         self.put_entry(priority, key, value)
     }
 
@@ -248,10 +246,32 @@ impl<P: Key, K: Key, V: Value> PriorityQueue<P, K, V> {
         former
     }
 
+    /// Gives a key another priority. Its value is moved, not copied: it may be long, and the command that asks for this short.
+    fn update_priority(
+        &mut self,
+        key: K,
+        priority: P,
+        changes: &mut Changes<P, K, V>,
+    ) -> Option<P> {
+        let (former, value) = self.entries.remove(&key)?;
+        let place = (former, key);
+        self.order.remove(&place);
+        let (former, key) = place;
+        self.insert(priority, key, value, changes);
+        Some(former)
+    }
+
+    /// Gives a key another value. Its priority, which may be long, stays where it is.
+    fn update_value(&mut self, key: &K, new: V, changes: &mut Changes<P, K, V>) -> Option<V> {
+        let (priority, value) = self.entries.get_mut(key)?;
+        changes.push(|| inserted(priority, key, &new));
+        Some(std::mem::replace(value, new))
+    }
+
     fn remove(&mut self, key: &K, changes: &mut Changes<P, K, V>) -> Option<(P, V)> {
         let (priority, value) = self.entries.remove(key)?;
         self.order.remove(&(priority.clone(), key.clone()));
-        changes.push(QueueChange::Removed(key.clone()));
+        changes.push(|| QueueChange::Removed(key.clone()));
         Some((priority, value))
     }
 
@@ -278,20 +298,20 @@ impl<P: Key, K: Key, V: Value> PriorityQueue<P, K, V> {
 
     fn compare_exchange_value(
         &mut self,
-        key: K,
+        key: &K,
         expected: &V,
         new: Option<V>,
         changes: &mut Changes<P, K, V>,
     ) -> Result<(), Option<V>> {
-        match (self.entries.get(&key), new) {
-            (Some((priority, present)), new) if present == expected => {
-                match (priority.clone(), new) {
-                    (priority, Some(new)) => drop(self.insert(priority, key, new, changes)),
-                    (_, None) => drop(self.remove(&key, changes)),
+        match self.entries.get(key) {
+            Some((_, present)) if present == expected => {
+                match new {
+                    Some(new) => drop(self.update_value(key, new, changes)),
+                    None => drop(self.remove(key, changes)),
                 }
                 Ok(())
             }
-            (present, _) => Err(present.map(|(_, value)| value.clone())),
+            present => Err(present.map(|(_, value)| value.clone())),
         }
     }
 
@@ -308,6 +328,14 @@ impl<P: Key, K: Key, V: Value> PriorityQueue<P, K, V> {
         }
         keys.len() as u64
     }
+}
+
+fn inserted<P: Clone, K: Clone, V: Clone>(
+    priority: &P,
+    key: &K,
+    value: &V,
+) -> QueueChange<P, K, V> {
+    QueueChange::Inserted(priority.clone(), key.clone(), value.clone())
 }
 
 /// A place between those of the keys of one priority and those of other priorities.
@@ -372,23 +400,13 @@ impl<P: Key, K: Key, V: Value> Collection for PriorityQueue<P, K, V> {
                 Reply::of(&self.evict_all(changes))
             }
             QueueOperation::UpdatePriority(key, priority) => {
-                let entry = self.entries.get(&key).cloned();
-                let former = entry.map(|(former, value)| {
-                    self.insert(priority, key, value, changes);
-                    former
-                });
-                Reply::of(&former)
+                Reply::of(&self.update_priority(key, priority, changes))
             }
             QueueOperation::UpdateValue(key, value) => {
-                let entry = self.entries.get(&key).cloned();
-                let former = entry.map(|(priority, former)| {
-                    self.insert(priority, key, value, changes);
-                    former
-                });
-                Reply::of(&former)
+                Reply::of(&self.update_value(&key, value, changes))
             }
             QueueOperation::CompareExchangeValue { key, expected, new } => {
-                Reply::of(&self.compare_exchange_value(key, &expected, new, changes))
+                Reply::of(&self.compare_exchange_value(&key, &expected, new, changes))
             }
             QueueOperation::Remove(key) => Reply::of(&self.remove(&key, changes)),
             QueueOperation::RemoveKeys(keys) => {
@@ -410,11 +428,23 @@ impl<P: Key, K: Key, V: Value> Collection for PriorityQueue<P, K, V> {
                 if before > 0 {
                     self.entries = im::OrdMap::new();
                     self.order = im::OrdSet::new();
-                    changes.push(QueueChange::Cleared);
+                    changes.push(|| QueueChange::Cleared);
                 }
                 Reply::of(&(before as u64))
             }
         })
+    }
+
+    /// Other than with the other kinds a change has what the command did not: what else is in the entry, and which it is.
+    fn weight(change: &QueueChange<P, K, V>) -> usize {
+        let len = match change {
+            QueueChange::Inserted(priority, key, value) => {
+                wire::encoded_len(&(priority, key, value))
+            }
+            QueueChange::Removed(key) => wire::encoded_len(key),
+            QueueChange::Cleared => return 0,
+        };
+        len.expect("what was decoded must be encodable")
     }
 
     fn items(&self) -> impl Iterator<Item = impl Serialize> {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::collection::{Collection, Key, OutOfBounds, Reply};
 use super::fingerprint::Fingerprint;
+use super::history::Noted;
 use super::snapshot::malformed;
 use crate::protocol::raft::RestoreError;
 
@@ -92,18 +93,18 @@ pub enum SetChange<T> {
 }
 
 impl<T: Key> Set<T> {
-    fn insert(&mut self, item: T, changes: &mut Vec<SetChange<T>>) -> bool {
+    fn insert(&mut self, item: T, changes: &mut Noted<SetChange<T>>) -> bool {
         let is_new = self.0.insert(item.clone()).is_none();
         if is_new {
-            changes.push(SetChange::Inserted(item));
+            changes.push(|| SetChange::Inserted(item));
         }
         is_new
     }
 
-    fn remove(&mut self, item: T, changes: &mut Vec<SetChange<T>>) -> bool {
+    fn remove(&mut self, item: T, changes: &mut Noted<SetChange<T>>) -> bool {
         let was_there = self.0.remove(&item).is_some();
         if was_there {
-            changes.push(SetChange::Removed(item));
+            changes.push(|| SetChange::Removed(item));
         }
         was_there
     }
@@ -122,9 +123,9 @@ impl<T: Key> Collection for Set<T> {
     fn apply(
         &mut self,
         operation: SetOperation<T>,
-        changes: &mut Vec<SetChange<T>>,
+        changes: &mut Noted<SetChange<T>>,
     ) -> Result<Reply, OutOfBounds> {
-        let mut count = |items: Vec<T>, one: fn(&mut Self, T, &mut Vec<SetChange<T>>) -> bool| {
+        let mut count = |items: Vec<T>, one: fn(&mut Self, T, &mut Noted<SetChange<T>>) -> bool| {
             let items = items.into_iter();
             let changed = items.filter_map(|item| one(self, item, changes).then_some(()));
             Reply::of(&(changed.count() as u64))
@@ -138,7 +139,7 @@ impl<T: Key> Collection for Set<T> {
                 let before = self.len();
                 if before > 0 {
                     self.0 = im::OrdSet::new();
-                    changes.push(SetChange::Cleared);
+                    changes.push(|| SetChange::Cleared);
                 }
                 Reply::of(&(before as u64))
             }

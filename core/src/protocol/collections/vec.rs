@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::collection::{Collection, OutOfBounds, Reply, Value};
 use super::fingerprint::Fingerprint;
+use super::history::Noted;
 use crate::protocol::raft::RestoreError;
 
 /// What changes are collected in.
-type Changes<T> = std::vec::Vec<VecChange<T>>;
+type Changes<T> = Noted<VecChange<T>>;
 
 /// A replicated vec: items one after the other, by place.
 ///
@@ -130,7 +131,7 @@ impl<T: Value> Vec<T> {
     fn extend(&mut self, items: impl IntoIterator<Item = T>, changes: &mut Changes<T>) -> u64 {
         let first = self.len() as u64;
         for item in items {
-            changes.push(VecChange::Inserted(self.len() as u64, item.clone()));
+            changes.push(|| VecChange::Inserted(self.len() as u64, item.clone()));
             self.0.push_back(item);
         }
         first
@@ -142,7 +143,7 @@ impl<T: Value> Vec<T> {
         if len < before {
             // It fits: it is below a length.
             self.0.truncate(len as usize);
-            changes.push(VecChange::Truncated(len));
+            changes.push(|| VecChange::Truncated(len));
         }
         before.saturating_sub(len)
     }
@@ -169,39 +170,39 @@ impl<T: Value> Collection for Vec<T> {
             VecOperation::PushBack(item) => Reply::of(&self.extend([item], changes)),
             VecOperation::Extend(items) => Reply::of(&self.extend(items, changes)),
             VecOperation::PushFront(item) => {
-                changes.push(VecChange::Inserted(0, item.clone()));
+                changes.push(|| VecChange::Inserted(0, item.clone()));
                 self.0.push_front(item);
                 Reply::of(&())
             }
             VecOperation::PopBack => {
                 let popped = self.0.pop_back();
                 if popped.is_some() {
-                    changes.push(VecChange::Removed(len as u64 - 1));
+                    changes.push(|| VecChange::Removed(len as u64 - 1));
                 }
                 Reply::of(&popped)
             }
             VecOperation::PopFront => {
                 let popped = self.0.pop_front();
                 if popped.is_some() {
-                    changes.push(VecChange::Removed(0));
+                    changes.push(|| VecChange::Removed(0));
                 }
                 Reply::of(&popped)
             }
             VecOperation::Insert(index, item) => {
                 let place = self.place(index, len.saturating_add(1))?;
-                changes.push(VecChange::Inserted(index, item.clone()));
+                changes.push(|| VecChange::Inserted(index, item.clone()));
                 self.0.insert(place, item);
                 Reply::of(&())
             }
             VecOperation::Remove(index) => {
                 let place = self.place(index, len)?;
-                changes.push(VecChange::Removed(index));
+                changes.push(|| VecChange::Removed(index));
                 Reply::of(&self.0.remove(place))
             }
             VecOperation::Swap(a, b) => {
                 let (place_a, place_b) = (self.place(a, len)?, self.place(b, len)?);
                 if place_a != place_b {
-                    changes.push(VecChange::Swapped(a, b));
+                    changes.push(|| VecChange::Swapped(a, b));
                     self.0.swap(place_a, place_b);
                 }
                 Reply::of(&())

@@ -1,11 +1,13 @@
 //! What no writer and no member sends that is right in the head.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::Bytes;
 
 use super::*;
 use crate::protocol::collections::{
     Cell, CellOperation, Fingerprint, Map, MapOperation, Once, OnceOperation, PriorityQueue,
-    QueueItem, QueueOperation, Set, SetOperation, Vec as Items, VecOperation,
+    QueueItem, QueueOperation, Set, SetOperation, Value, Vec as Items, VecOperation,
 };
 use crate::protocol::raft::COMMAND_LEN_MAX;
 
@@ -293,6 +295,58 @@ fn what_a_batch_gives_is_no_longer_than_a_command() {
     let (machine, cleared) = repeat::<Cell<String>>(write, CellOperation::Write(None), 1);
     assert!(matches!(cleared, Outcome::Applied(_)));
     assert!(machine.contents().is_empty());
+}
+
+static COPIES: AtomicU64 = AtomicU64::new(0);
+
+/// Counts how often it is copied.
+#[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
+struct Copied(Vec<u8>);
+
+impl Clone for Copied {
+    fn clone(&self) -> Self {
+        COPIES.fetch_add(1, Ordering::Relaxed);
+        Self(self.0.clone())
+    }
+}
+
+#[test]
+fn changes_are_kept_by_what_is_in_them() {
+    type Queue<K, V> = PriorityQueue<u32, K, V>;
+    fn all<K: super::super::Key, V: Value>(
+        operations: impl IntoIterator<Item = QueueOperation<u32, K, V>>,
+    ) -> Machine<Queue<K, V>> {
+        let mut machine = Machine::default();
+        for (operation, index) in operations.into_iter().zip(1..) {
+            let outcome = machine.apply(Index(index), &command::<Queue<K, V>>(&[operation]));
+            assert!(matches!(outcome, Outcome::Applied(_)));
+        }
+        machine
+    }
+    let text = "x".repeat(1 << 20);
+    let insert = QueueOperation::Insert(0, 1_u8, text.clone());
+    let update = (1..100).map(|priority| QueueOperation::UpdatePriority(1_u8, priority));
+    let machine = all::<u8, String>([insert].into_iter().chain(update));
+    let kept = |since| machine.history().above(Index(since)).is_some();
+    assert!(kept(90) && !kept(50), "a change has the long value");
+
+    // Nor are there so many copies while a batch is applied.
+    let long = |times: usize| {
+        let insert = QueueOperation::Insert(0, 1_u8, Copied(vec![0; 1 << 20]));
+        let before = COPIES.load(Ordering::Relaxed);
+        let update = QueueOperation::UpdatePriority(1_u8, 1);
+        let (_, updated) = repeat::<Queue<u8, Copied>>(insert, update, times);
+        assert!(matches!(updated, Outcome::Applied(replies) if replies.len() == times));
+        COPIES.load(Ordering::Relaxed) - before
+    };
+    assert!(long(1_000) < long(10) + 20);
+
+    let key = |n: u32| format!("{n} {text}");
+    let insert = (0..30).map(|n| QueueOperation::Insert(n, key(n), ()));
+    let pop = (0..30).map(|_| QueueOperation::PopMin);
+    let machine = all::<String, ()>(insert.chain(pop));
+    let kept = |since| machine.history().above(Index(since)).is_some();
+    assert!(kept(50) && !kept(30), "a change has the long key");
 }
 
 proptest! {
