@@ -65,6 +65,7 @@ fn a_vec_tells_each_writer_what_became_of_its_operation() {
             assert_eq!(items.get(1).as_deref(), Some("a"));
             assert_eq!(items.index_of(&"z".to_owned()), Some(2));
             assert!(items.contains(&"a".to_owned()) && !items.is_empty());
+            assert_eq!(items.len(), 3);
             Ok(())
         });
     simulation.run().unwrap();

@@ -11,7 +11,7 @@ use crate::node::groups::{Snapshot, StateMachine};
 use crate::protocol::collections::{Collection, Command, Frozen, Machine, Outcome, SchemaConflict};
 use crate::protocol::raft::{ApplyContext, LeadershipPreference, RestoreError, Version};
 
-/// A command of so many bytes is applied beside a view, so that reads need not wait for it. So many elements are in it
+/// A command of so many bytes is applied beside a view, so that reads need not wait for it, unless others were applied just before it. So many elements are in it
 /// then that copying what is shared costs little for each.
 const LONG_COMMAND: usize = 64 << 10;
 

@@ -55,8 +55,8 @@ impl<T: Value> Reader<Vec<T>> {
         self.view().index_of(item)
     }
 
-    /// All items as they are now, by place, cloned as they come. Holds on to these contents; a [`view`](Self::view) gives
-    /// references instead.
+    /// All items as they are now, by place, cloned as they come. O(1) to begin with. Holds on to these contents; a
+    /// [`view`](Self::view) gives references instead.
     #[must_use]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = T> + use<T> {
         self.view().contents().into_iter()

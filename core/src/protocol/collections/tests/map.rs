@@ -4,7 +4,7 @@ use super::*;
 use crate::protocol::collections::{Map, MapChange, MapOperation as Operation};
 
 #[derive(Clone, Debug, Default, PartialEq)]
-struct MapModel(BTreeMap<String, u16>);
+pub(super) struct MapModel(BTreeMap<String, u16>);
 
 impl Model for MapModel {
     type Collection = Map<String, u16>;

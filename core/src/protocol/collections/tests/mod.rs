@@ -3,6 +3,7 @@
 
 mod cells;
 mod hostile;
+mod large;
 mod map;
 mod queue;
 mod set;

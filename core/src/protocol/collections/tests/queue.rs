@@ -10,7 +10,7 @@ use crate::protocol::collections::{
 type Queue = PriorityQueue<u8, String, u16>;
 
 #[derive(Clone, Debug, Default, PartialEq)]
-struct QueueModel {
+pub(super) struct QueueModel {
     entries: BTreeMap<String, (u8, u16)>,
     capacity: Option<u64>,
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::protocol::collections::{Key, Set, SetChange, SetOperation as Operation};
 
 #[derive(Clone, Debug, Default, PartialEq)]
-struct SetModel(BTreeSet<String>);
+pub(super) struct SetModel(BTreeSet<String>);
 
 impl Model for SetModel {
     type Collection = Set<String>;

@@ -2,7 +2,7 @@ use super::*;
 use crate::protocol::collections::{Vec as Items, VecChange, VecOperation as Operation};
 
 #[derive(Clone, Debug, Default, PartialEq)]
-struct VecModel(Vec<u16>);
+pub(super) struct VecModel(Vec<u16>);
 
 impl VecModel {
     fn check(&self, index: u64, end: usize) -> Result<usize, OutOfBounds> {
