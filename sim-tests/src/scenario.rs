@@ -63,7 +63,7 @@ pub struct Options {
     pub operations: Option<u64>,
     /// The rule that all members break.
     #[cfg(smalti_mutants)]
-    pub mutant: Option<smalti_core::protocol::raft::Mutant>,
+    pub mutant: Option<smalti_core::protocol::Mutant>,
 }
 
 impl Options {

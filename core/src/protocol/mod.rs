@@ -7,8 +7,12 @@ pub(crate) mod crossing;
 pub mod discovery;
 pub mod groups;
 mod machine;
+mod mutants;
 pub mod raft;
 mod rtt;
 pub mod streams;
 
 pub use machine::Machine;
+#[cfg(smalti_mutants)]
+pub use mutants::Mutant;
+pub(crate) use mutants::mutant;

@@ -2,7 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use smalti_core::protocol::raft::{Config, Mutant};
+use smalti_core::protocol::Mutant;
+use smalti_core::protocol::raft::Config;
 
 use crate::script;
 
@@ -38,6 +39,7 @@ const CAUGHT: &[(Mutant, &str)] = &[
         Mutant::ReadBeforeOwnTermCommitted,
         "h21_a_fresh_leader_answers_no_read_before_it_knows_what_is_committed",
     ),
+    (Mutant::ReadBeforeApplied, "reads"),
     (
         Mutant::TwoConfigurationsAtOnce,
         "membership_one_change_at_a_time",

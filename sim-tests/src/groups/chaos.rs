@@ -69,6 +69,8 @@ impl Scenario for Chaos {
             3 + below(&mut streams.stream("hosts"), 3) as u32
         };
         let setting = draw_setting(&streams, hosts);
+        #[cfg(smalti_mutants)]
+        let setting = setting.with_mutant(options.mutant);
         let plan = draw_plan(&streams, setting.storage);
         let has_real_stores =
             setting.storage == Storage::Durable && chance(&mut streams.stream("stores"), 250_000);

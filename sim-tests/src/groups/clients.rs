@@ -46,6 +46,15 @@ pub(super) struct Setting {
     pub(super) operators: Option<Duration>,
 }
 
+#[cfg(smalti_mutants)]
+impl Setting {
+    /// The same, with a rule that all members break.
+    pub(super) fn with_mutant(mut self, mutant: Option<smalti_core::protocol::Mutant>) -> Self {
+        self.config.mutant = mutant;
+        self
+    }
+}
+
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {

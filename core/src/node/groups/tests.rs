@@ -1,18 +1,20 @@
 //! Groups of a node that is alone.
 
+use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::Arc;
-use std::task::Poll;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 
 use super::handle::BUDGET;
 use super::{
     CommandError, Consistency, Group, GroupEvent, JoinError, QueryError, Serialized, StateMachine,
-    Stopped,
+    Stopped, Storage,
 };
 use crate::node::Network;
 use crate::node::alone::{Alone, poll};
 use crate::protocol::groups::GroupKey;
-use crate::protocol::raft::ApplyContext;
+use crate::protocol::raft::{ApplyContext, Config, Version};
 use crate::{UniqueId, unique_id};
 
 const KEY: GroupKey = GroupKey::from_bytes([1; 32]);
@@ -83,7 +85,11 @@ fn a_group_can_be_joined_again_once_all_are_told_that_it_was_left() {
 
 /// Adds up what it is given, and cannot bear 13.
 #[derive(Default)]
-struct Sum(u32);
+struct Sum {
+    value: u32,
+    /// What is shown of it.
+    shown: Arc<AtomicU32>,
+}
 
 impl StateMachine for Sum {
     type Command = u32;
@@ -97,30 +103,33 @@ impl StateMachine for Sum {
     }
     fn apply(&mut self, number: u32, _context: ApplyContext) -> u32 {
         assert!(number != 13, "unlucky");
-        self.0 += number;
-        self.0
+        self.value += number;
+        self.value
     }
     fn query(&self, (): ()) -> u32 {
-        self.0
+        self.value
     }
     fn snapshot(&self) -> Serialized<u32> {
-        Serialized(self.0)
+        Serialized(self.value)
     }
     fn restore(&mut self, snapshot: Serialized<u32>) {
-        self.0 = snapshot.0;
+        self.value = snapshot.0;
+    }
+    fn publish(&self, _version: Option<Version>) {
+        self.shown.store(self.value, Ordering::Relaxed);
     }
 }
 
-async fn join_sum(network: &Network) -> Result<Group<Sum>, JoinError> {
+async fn join_sum(network: &Network, config: Config) -> Result<Group<Sum>, JoinError> {
     let builder = network.groups().with_key(KEY);
-    builder.with_state_machine(Sum::default()).join().await
+    let builder = builder.with_state_machine(Sum::default());
+    builder.with_consensus_config(config).join().await
 }
 
-#[test]
-fn a_query_is_answered_by_a_state_that_all_before_it_has_come_to() {
+fn query_sees_all_before_it(config: Config) {
     let runtime = Arc::new(Alone::default());
     let network = runtime.node();
-    let group = runtime.run(join_sum(&network)).unwrap();
+    let group = runtime.run(join_sum(&network, config)).unwrap();
     assert_eq!(*runtime.run(group.execute(1)).unwrap(), 1);
     let mut second = pin!(group.execute(2));
     let mut query = pin!(group.query((), Consistency::Weak));
@@ -134,10 +143,14 @@ fn a_query_is_answered_by_a_state_that_all_before_it_has_come_to() {
 }
 
 #[test]
-fn of_what_led_to_a_state_that_cannot_be_nothing_is_told() {
+fn a_query_is_answered_by_a_state_that_all_before_it_has_come_to() {
+    query_sees_all_before_it(Config::default());
+}
+
+fn nothing_is_told_of_a_torn_state(config: Config) {
     let runtime = Arc::new(Alone::default());
     let network = runtime.node();
-    let group = runtime.run(join_sum(&network)).unwrap();
+    let group = runtime.run(join_sum(&network, config)).unwrap();
     let mut events = group.events();
     // It is applied as soon as the node has founded the group.
     let error = runtime.run(group.execute(13)).unwrap_err();
@@ -146,4 +159,123 @@ fn of_what_led_to_a_state_that_cannot_be_nothing_is_told() {
     assert_eq!(group.status().stopped, Some(stopped.clone()));
     let told = runtime.run(events.recv());
     assert_eq!(told, Ok(Some(GroupEvent::Stopped(stopped))));
+}
+
+#[test]
+fn of_what_led_to_a_state_that_cannot_be_nothing_is_told() {
+    nothing_is_told_of_a_torn_state(Config::default());
+}
+
+/// Notes what is shown of a sum whenever it is woken.
+#[derive(Default)]
+struct Witness {
+    shown: Arc<AtomicU32>,
+    seen: Mutex<Vec<u32>>,
+}
+
+impl Wake for Witness {
+    fn wake(self: Arc<Self>) {
+        let shown = self.shown.load(Ordering::Relaxed);
+        self.seen.lock().unwrap().push(shown);
+    }
+}
+
+fn outcome_is_told_after_its_effect_is_shown(config: Config) {
+    let runtime = Arc::new(Alone::default());
+    let network = runtime.node();
+    let witness = Arc::new(Witness::default());
+    let sum = Sum {
+        shown: witness.shown.clone(),
+        ..Sum::default()
+    };
+    let builder = network.groups().with_key(KEY).with_state_machine(sum);
+    let group = runtime.run(builder.with_consensus_config(config).join());
+    let group = group.unwrap();
+    runtime.run(group.when().online());
+    let mut executed = pin!(group.execute(5));
+    let waker = Waker::from(witness.clone());
+    let pending = executed.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(pending.is_pending());
+    let seen = || {
+        let seen = witness.seen.lock().unwrap();
+        seen.first().copied()
+    };
+    let first = runtime.run(poll_fn(|_| seen().map_or(Poll::Pending, Poll::Ready)));
+    assert_eq!(first, 5, "it is told what nobody can see yet");
+    assert_eq!(*runtime.run(executed).unwrap(), 5);
+}
+
+#[test]
+fn whoever_is_told_of_an_outcome_finds_it_published() {
+    outcome_is_told_after_its_effect_is_shown(Config::default());
+}
+
+fn life_is_told_once_it_is_durable(config: Config) {
+    let runtime = Arc::new(Alone::default());
+    let network = runtime.node();
+    let builder = network.groups().with_key(KEY);
+    let builder = builder.with_storage(Storage::Durable);
+    let group = runtime.run(builder.with_consensus_config(config).join());
+    let group = group.unwrap();
+    let mut events = group.events();
+    let mut joined =
+        pin!(async { while !matches!(events.recv().await, Ok(Some(GroupEvent::Joined(_)))) {} });
+    assert_eq!(runtime.run_without("store", joined.as_mut()), None);
+    assert!(group.status().incarnation.is_some(), "it has founded");
+    runtime.run(joined);
+}
+
+#[test]
+fn that_a_life_has_begun_is_told_once_no_crash_takes_it_back() {
+    life_is_told_once_it_is_durable(Config::default());
+}
+
+fn who_has_left_begins_anew(config: Config) {
+    let runtime = Arc::new(Alone::default());
+    let network = runtime.node();
+    let join = || {
+        let builder = network.groups().with_key(KEY);
+        let builder = builder.with_state_machine(Sum::default());
+        let builder = builder.with_storage(Storage::Durable);
+        runtime.run(builder.with_consensus_config(config.clone()).join())
+    };
+    let group = join().unwrap();
+    let before = runtime.run(group.execute(5)).unwrap().version;
+    runtime.run(group.leave());
+    let again = join().unwrap();
+    let executed = runtime.run(again.execute(1)).unwrap();
+    assert_eq!(*executed, 1);
+    assert_ne!(executed.version.incarnation, before.incarnation);
+}
+
+#[test]
+fn who_has_left_for_good_has_nothing_of_the_group_when_it_comes_back() {
+    who_has_left_begins_anew(Config::default());
+}
+
+#[cfg(smalti_mutants)]
+#[test]
+fn deliberate_bugs_are_noticed() {
+    use crate::protocol::Mutant;
+    let noticed_by: [(Mutant, fn(Config)); 5] = [
+        (Mutant::QueryWithinTurn, query_sees_all_before_it),
+        (Mutant::TornStateTold, nothing_is_told_of_a_torn_state),
+        (
+            Mutant::OutcomeBeforeEffect,
+            outcome_is_told_after_its_effect_is_shown,
+        ),
+        (
+            Mutant::LifeToldBeforeDurable,
+            life_is_told_once_it_is_durable,
+        ),
+        (Mutant::StoreKeptByWhoLeft, who_has_left_begins_anew),
+    ];
+    for (mutant, test) in noticed_by {
+        let config = Config {
+            mutant: Some(mutant),
+            ..Config::default()
+        };
+        let result = std::panic::catch_unwind(|| test(config));
+        assert!(result.is_err(), "{mutant:?} is not noticed");
+    }
 }

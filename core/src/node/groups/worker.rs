@@ -20,10 +20,11 @@ use crate::id::{GroupId, PeerId};
 use crate::node::store::GroupStore;
 use crate::node::tasks::Tasks;
 use crate::node::watched::Watched;
-use crate::protocol::Machine;
 use crate::protocol::raft::{
-    self, Commands, Envelope, Input, Message, Output, Raft, ReadId, Role, Version, WriteId,
+    self, CallOutcome, Commands, Envelope, Input, Message, Output, Raft, ReadId, Rejection, Role,
+    Version, WriteId,
 };
+use crate::protocol::{Machine, mutant};
 use crate::time::{Duration, Instant};
 use crate::wire;
 
@@ -159,6 +160,10 @@ impl<M: StateMachine> Worker<M> {
         }
     }
 
+    const fn config(&self) -> &raft::Config {
+        self.parts.machine.config()
+    }
+
     fn now(&self) -> Instant {
         self.parts.tasks.runtime().now()
     }
@@ -178,6 +183,10 @@ impl<M: StateMachine> Worker<M> {
         self.parts.machine.handle_timeout(now);
         for call in self.calls.due(now) {
             self.parts.machine.handle(now, Input::GiveUp(call));
+            // It may have been sent: the group decides whether it was too late.
+            if mutant!(self.config(), TimedOutUndecided) {
+                self.calls.ended(call, CallOutcome::GivenUp);
+            }
         }
     }
 
@@ -286,6 +295,9 @@ impl<M: StateMachine> Worker<M> {
 
     fn query(&mut self, now: Instant, consistency: Consistency, reading: Reading<M>) {
         match consistency {
+            Consistency::Weak if mutant!(self.config(), QueryWithinTurn) => {
+                self.read(reading, self.version());
+            }
             Consistency::Weak => self.weak_reads.push(reading),
             Consistency::Strong => {
                 self.busy_at = now;
@@ -352,11 +364,13 @@ impl<M: StateMachine> Worker<M> {
         while let Some(output) = self.parts.machine.poll_output() {
             // What a torn state has led to must not get out: neither onto the disk nor to another member.
             let state = self.parts.machine.state();
-            if state.failed().is_some() {
+            if state.failed().is_some() && !mutant!(self.config(), TornStateTold) {
                 break;
             }
             // Whoever is told of an outcome finds it in the state.
-            state.publish(|| self.version());
+            if !mutant!(self.config(), OutcomeBeforeEffect) {
+                state.publish(|| self.version());
+            }
             self.carry_out(output);
         }
         let state = self.parts.machine.state();
@@ -367,12 +381,14 @@ impl<M: StateMachine> Worker<M> {
         let state = self.parts.machine.state();
         if let Some(why) = state.failed() {
             self.stopped.get_or_insert_with(|| why.clone());
-            self.outgoing.clear();
-            return;
+            if !mutant!(self.config(), TornStateTold) {
+                self.outgoing.clear();
+                return;
+            }
         }
         // All that the machine has done in a turn is in the writes of that turn.
         for (waits_for, event) in self.held.iter_mut().skip(told_before) {
-            if is_of_life(event) {
+            if is_of_life(event) && !mutant!(self.parts.machine.config(), LifeToldBeforeDurable) {
                 *waits_for = self.written;
             }
         }
@@ -402,11 +418,19 @@ impl<M: StateMachine> Worker<M> {
                 Some(store) => {
                     self.written = id;
                     store.write(id, write);
+                    // A crash takes back what the store has not made durable yet.
+                    if mutant!(self.config(), WriteTakenForDurable) {
+                        let now = self.now();
+                        self.parts.machine.handle(now, Input::Persisted(id));
+                    }
                 }
                 // A volatile member writes nothing, and a durable one is not started without a store.
                 None => debug_assert!(false, "a member without a store has written {write:?}"),
             },
-            Output::Completed(call, outcome) => self.calls.ended(call, outcome),
+            Output::Completed(call, outcome) => {
+                let outcome = self.as_told(outcome);
+                self.calls.ended(call, outcome);
+            }
             Output::Applied(first, version, outputs) => {
                 self.calls.applied(first, version, outputs);
             }
@@ -425,6 +449,20 @@ impl<M: StateMachine> Worker<M> {
             Output::Stopped(reason) => {
                 self.stopped.get_or_insert(reason.into());
             }
+        }
+    }
+
+    /// What a caller is told: just that, but for deliberate bugs.
+    fn as_told(&self, outcome: CallOutcome) -> CallOutcome {
+        match outcome {
+            // Whoever is told that it was rejected may send it again.
+            CallOutcome::Unknown if mutant!(self.config(), UnknownRejected) => {
+                CallOutcome::Rejected(Rejection::Stopped)
+            }
+            CallOutcome::Superseded { .. } if mutant!(self.config(), SupersededRejected) => {
+                CallOutcome::Rejected(Rejection::Frozen)
+            }
+            outcome => outcome,
         }
     }
 
@@ -573,7 +611,7 @@ impl<M: StateMachine> Worker<M> {
                 Event::Execute {
                     commands, reply, ..
                 } => {
-                    let rejected = raft::CallOutcome::Rejected(raft::Rejection::Stopped);
+                    let rejected = CallOutcome::Rejected(Rejection::Stopped);
                     let count = commands.count() as usize;
                     let _ = reply.send(Outcomes::all(count, &rejected));
                 }
@@ -588,8 +626,10 @@ impl<M: StateMachine> Worker<M> {
             let _ = reading.reply.send(Err(QueryError::Stopped(why.clone())));
         }
         self.notice(GroupEvent::Stopped(why));
+        // The others may have gone on without it since, by the proof that it never comes back as what it was.
         let has_left = matches!(self.closing, Closing::Left { .. });
-        self.parts.store.take().filter(|_| has_left)
+        let is_kept = !has_left || mutant!(self.config(), StoreKeptByWhoLeft);
+        self.parts.store.take().filter(|_| !is_kept)
     }
 }
 

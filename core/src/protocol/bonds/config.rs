@@ -25,6 +25,9 @@ pub struct Config {
     /// Time before a bond is offered again to a peer that has refused it or has not answered. Default: 1 s to 30 s,
     /// jitter 0.5.
     pub offer_again: Backoff,
+    /// The rule that this node breaks.
+    #[cfg(smalti_mutants)]
+    pub mutant: Option<crate::protocol::Mutant>,
 }
 
 impl Default for Config {
@@ -39,6 +42,8 @@ impl Default for Config {
             second_dial_delay: Duration::from_millis(200),
             redial: Backoff::default(),
             offer_again: Backoff::new(first, max, 0.5).expect("1 s is below 30 s"),
+            #[cfg(smalti_mutants)]
+            mutant: None,
         }
     }
 }

@@ -12,6 +12,7 @@ use super::peer::{Interest, Shared};
 use super::proof::{Ends, Proof};
 use crate::id::{GroupId, PeerId};
 use crate::protocol::crossing::Candidate;
+use crate::protocol::mutant;
 use crate::runtime::Side;
 use crate::time::Instant;
 use crate::wire::CloseCode;
@@ -123,8 +124,10 @@ impl Link {
             Side::Dialer => (shared.local, peer),
             Side::Acceptor => (peer, shared.local),
         };
+        let is_unbound = mutant!(shared.config, ProofOfAnyLink);
         let ends = Ends {
-            exporter,
+            // What was proved on an earlier connection proves nothing on this one.
+            exporter: if is_unbound { [0; 32] } else { exporter },
             dialer,
             acceptor,
         };
@@ -291,7 +294,11 @@ impl Link {
             Side::Dialer => Side::Acceptor,
             Side::Acceptor => Side::Dialer,
         };
-        if !key.verify(peer_side, group, &self.ends, proof) {
+        // This node's own proof, sent back to it, shows that the peer has heard it and no more.
+        let is_reflected_taken = mutant!(shared.config, ProofOfEitherEnd);
+        let is_proved = key.verify(peer_side, group, &self.ends, proof)
+            || (is_reflected_taken && key.verify(self.candidate.side, group, &self.ends, proof));
+        if !is_proved {
             return self.take_wrong_proof(now, group, interest, shared);
         }
         interest.trust(group, shared);

@@ -102,7 +102,7 @@ pub struct Config {
     /// The rule that this member breaks.
     #[cfg(smalti_mutants)]
     #[serde(skip)]
-    pub mutant: Option<super::Mutant>,
+    pub mutant: Option<crate::protocol::Mutant>,
 }
 
 impl Default for Config {

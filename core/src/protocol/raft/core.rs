@@ -19,7 +19,6 @@ use super::log::Log;
 use super::machine::Identity;
 use super::meeting::Meetings;
 use super::messages::{Envelope, Hello, Message};
-use super::mutants::mutant;
 use super::reforming::Reforming;
 use super::standing::{Seal, Standing};
 use super::status::Role;
@@ -27,6 +26,7 @@ use super::store::{HardState, Recovered};
 use super::superseding::Seals;
 use super::types::{Incarnation, Index, Member, Position, Run, Term};
 use crate::id::{GroupId, Instance, PeerId};
+use crate::protocol::mutant;
 use crate::time::{Duration, Instant};
 
 /// A voter that only observes by now leaves standing for election to the others, unless none of them can win.
@@ -581,7 +581,7 @@ impl Core {
             .collect()
         };
         #[cfg(smalti_mutants)]
-        let due = super::mutants::in_any_order(&self.config, due);
+        let due = crate::protocol::mutants::in_any_order(&self.config, due);
         for peer in due {
             self.say_hello(peer);
         }

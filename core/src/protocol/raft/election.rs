@@ -7,10 +7,10 @@ use super::entry::Payload;
 use super::io::WriteId;
 use super::leading::Leading;
 use super::messages::{Candidacy, Message, Verdict};
-use super::mutants::mutant;
 use super::progress::Progress;
 use super::types::{Member, Term};
 use crate::id::PeerId;
+use crate::protocol::mutant;
 use crate::time::Instant;
 
 /// The votes of one candidacy.

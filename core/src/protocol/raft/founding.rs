@@ -11,11 +11,11 @@ use super::io::Event;
 use super::leading::Leading;
 use super::log::Log;
 use super::messages::Message;
-use super::mutants::mutant;
 use super::standing::Standing;
 use super::store::Manifest;
 use super::types::{Charter, Incarnation, Index, Member, Position, Term};
 use crate::id::{Instance, PeerId};
+use crate::protocol::mutant;
 use crate::time::Instant;
 
 /// `Any` waits for candidates it has not met so many times as long as for others.

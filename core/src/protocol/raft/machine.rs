@@ -20,7 +20,6 @@ use super::io::{
     Superseded, WriteId,
 };
 use super::messages::{Envelope, Message};
-use super::mutants::mutant;
 use super::reads::Reader;
 use super::replica::Replica;
 use super::saving::Saving;
@@ -31,6 +30,7 @@ use super::store::Recovered;
 use super::types::{Index, Member, Run, TERM_MAX, Version};
 use crate::id::{GroupId, PeerId};
 use crate::protocol::Machine;
+use crate::protocol::mutant;
 use crate::time::Instant;
 
 /// Entries that a leader has not committed yet, at most: what comes above is left to be sent again.
@@ -152,6 +152,11 @@ impl<S: StateMachine> Raft<S> {
         self.replica.state()
     }
 
+    /// How the member runs.
+    pub(crate) const fn config(&self) -> &Config {
+        &self.core.config
+    }
+
     /// The entry at `index`, if it is kept.
     #[must_use]
     pub fn entry(&self, index: Index) -> Option<&Entry> {
@@ -266,7 +271,11 @@ impl<S: StateMachine> Raft<S> {
                 }
             }
             Message::ReadIndex { id } => core.read_index(Reader::Remote(from, id)),
-            Message::ReadIndexReply { id, index } => self.asking.answered(id, index),
+            Message::ReadIndexReply { id, index } => {
+                let is_at_once = mutant!(core.config, ReadBeforeApplied);
+                let index = if is_at_once { Index::ZERO } else { index };
+                self.asking.answered(id, index);
+            }
             Message::Leave => core.on_leave(from),
             Message::Released => core.on_released(from),
             Message::Fetch { first, last } => {

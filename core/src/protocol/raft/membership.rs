@@ -14,8 +14,8 @@ use super::entry::Payload;
 use super::io::StopReason;
 use super::leading::{Leading, Transfer};
 use super::messages::Message;
-use super::mutants::mutant;
 use super::types::{Index, Member};
+use crate::protocol::mutant;
 use crate::time::{Duration, Instant};
 
 /// A member that was demoted often waits no longer than this for its next promotion.

@@ -21,7 +21,6 @@ mod meeting;
 mod membership;
 mod memory;
 mod messages;
-mod mutants;
 mod outline;
 mod outputs;
 mod progress;
@@ -60,8 +59,6 @@ pub use messages::{
     Append, AppendOutcome, AppendReply, Candidacy, Envelope, Hello, Meeting, Message, Pledge,
     Reform, Verdict,
 };
-#[cfg(smalti_mutants)]
-pub use mutants::Mutant;
 pub use outline::Outline;
 pub use outputs::{Ending, Outputs, OutputsBuilder};
 pub use reforming::Stalled;

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use super::core::{Core, State};
 use super::messages::Message;
-use super::mutants::mutant;
 use super::types::{Index, Member};
+use crate::protocol::mutant;
 
 /// Reads that wait at a leader, at most; more are dropped, and asked again by those who want them.
 const WAITING_MAX: usize = 65_536;

@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::core::{Core, State};
 use super::messages::{Message, Pledge, Reform};
-use super::mutants::mutant;
 use super::remains::{Answer, Finding, Left, NAMED_MAX, Part, Remains, Survey};
 use super::types::{Incarnation, Member, Position};
 use crate::id::{Digest, PeerId};
+use crate::protocol::mutant;
 use crate::time::{Duration, Instant};
 
 /// A member that has heard no leader for so many times the longest election timeout asks what is left.

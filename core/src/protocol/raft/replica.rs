@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use super::config::Config;
 use super::configuration::Configuration;
 use super::entry::{Batch, CommandsIter, Entry, Owner, Payload, SessionId};
-use super::mutants::mutant;
 use super::outputs::{Ending, Outputs, OutputsBuilder};
 use super::sessions::{Outcome, Session, Sessions};
 use super::standing::{Ancestor, Phase, Standing};
@@ -19,6 +18,7 @@ use super::state::{ApplyContext, FrozenState, RestoreError, StateMachine};
 use super::store::{Manifest, Snapshot};
 use super::types::{Incarnation, Index, Position, Sequence};
 use crate::id::Digest;
+use crate::protocol::mutant;
 use crate::wire;
 
 /// About so many bytes are in one chunk of a snapshot.

@@ -6,9 +6,9 @@ use super::entry::Entry;
 use super::io::{Output, StopReason};
 use super::log::Log;
 use super::messages::{Append, AppendOutcome, AppendReply, Envelope, Message};
-use super::mutants::mutant;
 use super::progress::Pace;
 use super::types::{Index, Member, Position};
+use crate::protocol::mutant;
 use crate::time::Instant;
 
 /// Bytes of entries in one append, about.

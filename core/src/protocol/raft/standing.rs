@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::config::Config;
 use super::entry::{Entry, Payload};
-use super::mutants::mutant;
 use super::types::{Incarnation, Position};
 use crate::id::Digest;
+use crate::protocol::mutant;
 
 /// Incarnations whose offers an incarnation decides on, at most: what it has decided is never forgotten.
 const DECIDED_MAX: usize = 64;

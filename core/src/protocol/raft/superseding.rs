@@ -2,10 +2,10 @@
 
 use super::core::{Core, State};
 use super::entry::Payload;
-use super::mutants::mutant;
 use super::standing::{Seal, Standing};
 use super::store::SEALS;
 use super::types::{Incarnation, Index};
+use crate::protocol::mutant;
 use crate::time::Instant;
 
 /// Incarnations that are known to have ended, at most.

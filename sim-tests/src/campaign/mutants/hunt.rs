@@ -1,9 +1,10 @@
 //! Looks for a seed that shows each mutant.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use smalti_core::protocol::raft::Mutant;
+use smalti_core::protocol::Mutant;
 
 use crate::campaign::Misuse;
 use crate::campaign::arguments::MutantsArguments;
@@ -12,12 +13,41 @@ use crate::campaign::seeds::Seeds;
 use crate::campaign::workers::{Order, for_each_seed, run_seed};
 use crate::{Options, Scenario};
 
-/// The scenario that has to show them.
-const SCENARIO: &str = "raft-chaos";
+/// The scenario for the machine of consensus.
+const MACHINES: &str = "raft-chaos";
+/// The scenario for whole nodes.
+const NODES: &str = "groups-chaos";
 /// Seeds between two starts: so many that one hunt does not come into the next one's.
 const APART: u64 = 10_000_000;
 /// A mutant counts as shown where so many of ten starts show it.
 const SHOWN_OF_TEN: u64 = 9;
+
+/// A mutant that is looked for.
+#[derive(Clone, Copy)]
+struct Chosen {
+    mutant: Mutant,
+    rule: &'static str,
+    scenario: &'static str,
+}
+
+/// The scenario that has to show a mutant; `None`: it takes a moment or a peer that no scenario has.
+const fn scenario_of(mutant: Mutant) -> Option<&'static str> {
+    match mutant {
+        Mutant::ReadBeforeApplied
+        | Mutant::WriteTakenForDurable
+        | Mutant::UnknownRejected
+        | Mutant::SupersededRejected
+        | Mutant::TimedOutUndecided => Some(NODES),
+        Mutant::OutcomeBeforeEffect
+        | Mutant::TornStateTold
+        | Mutant::QueryWithinTurn
+        | Mutant::LifeToldBeforeDurable
+        | Mutant::StoreKeptByWhoLeft
+        | Mutant::ProofOfEitherEnd
+        | Mutant::ProofOfAnyLink => None,
+        _ => Some(MACHINES),
+    }
+}
 
 /// What a hunt from one start has found.
 struct Hunt {
@@ -33,10 +63,14 @@ pub(in crate::campaign) fn mutants(
     scenarios: &[&dyn Scenario],
     out: &mut impl Write,
 ) -> io::Result<Result<bool, Misuse>> {
-    let scenario = scenarios.iter().find(|it| it.name() == SCENARIO);
-    let Some(scenario) = scenario else {
-        return Ok(Err(Misuse::Mutants(format!("there is no {SCENARIO}"))));
-    };
+    let mut found_scenarios = BTreeMap::new();
+    for name in [MACHINES, NODES] {
+        let Some(scenario) = scenarios.iter().find(|it| it.name() == name) else {
+            return Ok(Err(Misuse::Mutants(format!("there is no {name}"))));
+        };
+        found_scenarios.insert(name, *scenario);
+    }
+    let scenarios = found_scenarios;
     let name = |mutant: Mutant| format!("{mutant:?}");
     let known: Vec<String> = Mutant::ALL.iter().map(|(it, _)| name(*it)).collect();
     if let Some(unknown) = arguments.mutant.iter().find(|it| !known.contains(it)) {
@@ -50,7 +84,22 @@ pub(in crate::campaign) fn mutants(
     let asked = |(mutant, _): &(Mutant, &str)| {
         arguments.mutant.is_empty() || arguments.mutant.contains(&name(*mutant))
     };
-    let chosen: Vec<(Mutant, &str)> = all.filter(asked).collect();
+    let asked: Vec<(Mutant, &str)> = all.filter(asked).collect();
+    let mut chosen = Vec::new();
+    for (mutant, rule) in asked {
+        match scenario_of(mutant) {
+            Some(scenario) => chosen.push(Chosen {
+                mutant,
+                rule,
+                scenario,
+            }),
+            None => writeln!(
+                out,
+                "{} is left to the tests of smalti-core, which are instant: no run under faults would show it",
+                name(mutant)
+            )?,
+        }
+    }
     let starts = arguments.starts.get();
     let hunts = Seeds::first_ones(chosen.len() as u64 * starts);
     let budget = Duration::from_secs_f64(arguments.minutes * 60.0);
@@ -61,18 +110,25 @@ pub(in crate::campaign) fn mutants(
         arguments.jobs,
         |number| {
             let (mutant, start) = ((number / starts) as usize, number % starts);
-            hunt(*scenario, mutant, chosen[mutant].0, start, budget)
+            let Chosen {
+                mutant: breaks,
+                scenario,
+                ..
+            } = chosen[mutant];
+            hunt(scenarios[scenario], mutant, breaks, start, budget)
         },
         |finished| {
             let hunt = finished.result;
-            let (mutant, _) = chosen[hunt.mutant];
+            let Chosen {
+                mutant, scenario, ..
+            } = chosen[hunt.mutant];
             let outcome = match &hunt.cause {
                 Some(cause) => format!(
-                    "shown by seed {}: {}",
+                    "shown by seed {} of {scenario}: {}",
                     hunt.start * APART + hunt.seeds - 1,
                     short(cause)
                 ),
-                None => format!("NOT shown by {} seeds", hunt.seeds),
+                None => format!("NOT shown by {} seeds of {scenario}", hunt.seeds),
             };
             let (name, seconds) = (name(mutant), hunt.taken.as_secs_f64());
             writeln!(
@@ -90,7 +146,7 @@ pub(in crate::campaign) fn mutants(
         out,
         "\nmutant                               shown    seeds    most   seconds    most  the rule that it breaks"
     )?;
-    for (number, (mutant, rule)) in chosen.iter().enumerate() {
+    for (number, Chosen { mutant, rule, .. }) in chosen.iter().enumerate() {
         let of = || found.iter().filter(|hunt| hunt.mutant == number);
         let shown = of().filter(|hunt| hunt.cause.is_some()).count() as u64;
         let mut seeds: Vec<u64> = of().map(|hunt| hunt.seeds).collect();
@@ -108,7 +164,13 @@ pub(in crate::campaign) fn mutants(
             taken[taken.len() - 1],
         )?;
     }
-    is_good &= unmutated_passes(*scenario, arguments, &found, out)?;
+    for (name, scenario) in scenarios {
+        let found: Vec<&Hunt> = found
+            .iter()
+            .filter(|hunt| chosen[hunt.mutant].scenario == name)
+            .collect();
+        is_good &= unmutated_passes(scenario, arguments, &found, out)?;
+    }
     Ok(Ok(is_good))
 }
 
@@ -156,7 +218,7 @@ fn hunt(
 fn unmutated_passes(
     scenario: &dyn Scenario,
     arguments: &MutantsArguments,
-    found: &[Hunt],
+    found: &[&Hunt],
     out: &mut impl Write,
 ) -> io::Result<bool> {
     let (mut seeds, mut failures) = (0, 0);
@@ -180,7 +242,8 @@ fn unmutated_passes(
                     let seed = start * APART + finished.seed;
                     writeln!(
                         out,
-                        "without any mutant, seed {seed} fails: {}",
+                        "{} without any mutant, seed {seed} fails: {}",
+                        scenario.name(),
                         short(&cause)
                     )?;
                 }
@@ -190,7 +253,8 @@ fn unmutated_passes(
     }
     writeln!(
         out,
-        "without any mutant: {seeds} of the same seeds, {failures} failures"
+        "{} without any mutant: {seeds} of the same seeds, {failures} failures",
+        scenario.name()
     )?;
     Ok(failures == 0)
 }

@@ -1,7 +1,7 @@
 //! Answers those who catch up, from the log.
 
 use super::pieces::PIECE_LEN;
-use crate::protocol::raft::mutants::mutant;
+use crate::protocol::mutant;
 use crate::protocol::raft::{Config, Entry, Index, Message};
 
 /// No entry is added to a reply that has so many bytes.

@@ -1,9 +1,9 @@
 //! Catching up: what is fetched from other members, and from whom.
 
 use super::{Raft, UNCOMMITTED_MAX};
+use crate::protocol::mutant;
 use crate::protocol::raft::catch_up::{CatchUp, Gained, Gap};
 use crate::protocol::raft::entry::Entry;
-use crate::protocol::raft::mutants::mutant;
 use crate::protocol::raft::state::StateMachine;
 use crate::protocol::raft::types::{Index, Member, Position};
 use crate::time::Instant;

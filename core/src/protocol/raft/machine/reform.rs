@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::Raft;
 use crate::id::Instance;
+use crate::protocol::mutant;
 use crate::protocol::raft::Ancestor;
 use crate::protocol::raft::catch_up::{CatchUp, Gained, Gap};
 use crate::protocol::raft::entry::Owner;
 use crate::protocol::raft::io::{Event, Reformed, StopReason};
 use crate::protocol::raft::messages::{Envelope, Message};
-use crate::protocol::raft::mutants::mutant;
 use crate::protocol::raft::reforming::Decision;
 use crate::protocol::raft::replica::ancestor_in;
 use crate::protocol::raft::state::StateMachine;

@@ -1,9 +1,9 @@
 //! Snapshots: one put in place of the state, those of our own, and the log that they cover.
 
 use super::Raft;
+use crate::protocol::mutant;
 use crate::protocol::raft::entry::Entry;
 use crate::protocol::raft::io::{Event, StopReason};
-use crate::protocol::raft::mutants::mutant;
 use crate::protocol::raft::state::StateMachine;
 use crate::protocol::raft::store::Snapshot;
 use crate::time::Instant;

@@ -63,7 +63,7 @@ fn only_what_is_committed_is_served() {
 #[test]
 fn a_mutant_serves_what_is_not_committed() {
     let config = Config {
-        mutant: Some(crate::protocol::raft::Mutant::UncommittedServed),
+        mutant: Some(crate::protocol::Mutant::UncommittedServed),
         ..Config::default()
     };
     let source = Source::new(1, &truth(100), 1, 90);

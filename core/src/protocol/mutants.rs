@@ -1,10 +1,10 @@
 //! Deliberate bugs, and the one place where a rule asks whether it is broken.
 
-/// Whether the member breaks the rule of this [`Mutant`]. Never, and at no cost, in a normal build.
+/// Whether whoever has this configuration breaks the rule of this [`Mutant`]. Never, and at no cost, in a normal build.
 macro_rules! mutant {
     ($config:expr, $rule:ident) => {{
         #[cfg(smalti_mutants)]
-        let breaks = $config.mutant == Some($crate::protocol::raft::Mutant::$rule);
+        let breaks = $config.mutant == Some($crate::protocol::Mutant::$rule);
         #[cfg(not(smalti_mutants))]
         let breaks = {
             let _ = &$config;
@@ -13,9 +13,9 @@ macro_rules! mutant {
         breaks
     }};
 }
-pub(super) use mutant;
+pub(crate) use mutant;
 
-/// A deliberate bug, for the campaign to find: it shows that the simulator would notice the loss of the
+/// A deliberate bug, for the campaign and for tests to find: it shows that they would notice the loss of the
 /// rule that the bug breaks. Compiled under `--cfg smalti_mutants` alone.
 #[cfg(smalti_mutants)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,6 +67,18 @@ pub enum Mutant {
     PledgeBroken,
     WordOfOthers,
     ReformFromAnyLog,
+    ReadBeforeApplied,
+    WriteTakenForDurable,
+    UnknownRejected,
+    SupersededRejected,
+    TimedOutUndecided,
+    OutcomeBeforeEffect,
+    TornStateTold,
+    QueryWithinTurn,
+    LifeToldBeforeDurable,
+    StoreKeptByWhoLeft,
+    ProofOfEitherEnd,
+    ProofOfAnyLink,
 }
 
 #[cfg(smalti_mutants)]
@@ -251,14 +263,62 @@ impl Mutant {
             Self::CompactBeyondDurableSnapshot,
             "the log is dropped only up to a durable snapshot",
         ),
+        (
+            Self::ReadBeforeApplied,
+            "a strong read is answered once the state has come to its index",
+        ),
+        (
+            Self::WriteTakenForDurable,
+            "a write is durable once the store says so",
+        ),
+        (
+            Self::UnknownRejected,
+            "a command that may have been applied is not said to be rejected",
+        ),
+        (
+            Self::SupersededRejected,
+            "... nor one that may have been applied in a life of the group that was given up",
+        ),
+        (
+            Self::TimedOutUndecided,
+            "a command has timed out once the group has decided so",
+        ),
+        (
+            Self::OutcomeBeforeEffect,
+            "an outcome is told after the state that has its effect is published",
+        ),
+        (
+            Self::TornStateTold,
+            "nothing that a torn state has led to is told",
+        ),
+        (
+            Self::QueryWithinTurn,
+            "a query is answered by the state that all before it have come to",
+        ),
+        (
+            Self::LifeToldBeforeDurable,
+            "that a member belongs to another life of the group is told once it is durable",
+        ),
+        (
+            Self::StoreKeptByWhoLeft,
+            "who has left a group comes back as another member, with nothing of what it had",
+        ),
+        (
+            Self::ProofOfEitherEnd,
+            "a proof of a group's key is that of the other end of the link",
+        ),
+        (
+            Self::ProofOfAnyLink,
+            "a proof of a group's key is bound to one connection",
+        ),
     ];
 }
 
 /// `peers` in the order of a default-hashed set, where that rule is broken.
 #[cfg(smalti_mutants)]
 #[allow(clippy::disallowed_types)]
-pub(super) fn in_any_order(
-    config: &super::Config,
+pub(crate) fn in_any_order(
+    config: &crate::protocol::raft::Config,
     peers: Vec<crate::PeerId>,
 ) -> Vec<crate::PeerId> {
     if !mutant!(config, DefaultHashedOrder) {
