@@ -233,16 +233,16 @@ fn that_a_life_has_begun_is_told_once_no_crash_takes_it_back() {
 fn who_has_left_begins_anew(config: Config) {
     let runtime = Arc::new(Alone::default());
     let network = runtime.node();
-    let join = || {
+    let join = |config: Config| {
         let builder = network.groups().with_key(KEY);
         let builder = builder.with_state_machine(Sum::default());
         let builder = builder.with_storage(Storage::Durable);
-        runtime.run(builder.with_consensus_config(config.clone()).join())
+        runtime.run(builder.with_consensus_config(config).join())
     };
-    let group = join().unwrap();
+    let group = join(config.clone()).unwrap();
     let before = runtime.run(group.execute(5)).unwrap().version;
     runtime.run(group.leave());
-    let again = join().unwrap();
+    let again = join(config).unwrap();
     let executed = runtime.run(again.execute(1)).unwrap();
     assert_eq!(*executed, 1);
     assert_ne!(executed.version.incarnation, before.incarnation);
