@@ -70,7 +70,6 @@ pub enum Mutant {
     ReadBeforeApplied,
     WriteTakenForDurable,
     UnknownRejected,
-    SupersededRejected,
     TimedOutUndecided,
     OutcomeBeforeEffect,
     TornStateTold,
@@ -274,10 +273,6 @@ impl Mutant {
         (
             Self::UnknownRejected,
             "a command that may have been applied is not said to be rejected",
-        ),
-        (
-            Self::SupersededRejected,
-            "... nor one that may have been applied in a life of the group that was given up",
         ),
         (
             Self::TimedOutUndecided,

@@ -459,9 +459,6 @@ impl<M: StateMachine> Worker<M> {
             CallOutcome::Unknown if mutant!(self.config(), UnknownRejected) => {
                 CallOutcome::Rejected(Rejection::Stopped)
             }
-            CallOutcome::Superseded { .. } if mutant!(self.config(), SupersededRejected) => {
-                CallOutcome::Rejected(Rejection::Frozen)
-            }
             outcome => outcome,
         }
     }

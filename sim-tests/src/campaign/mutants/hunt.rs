@@ -36,7 +36,6 @@ const fn scenario_of(mutant: Mutant) -> Option<&'static str> {
         Mutant::ReadBeforeApplied
         | Mutant::WriteTakenForDurable
         | Mutant::UnknownRejected
-        | Mutant::SupersededRejected
         | Mutant::TimedOutUndecided => Some(NODES),
         Mutant::OutcomeBeforeEffect
         | Mutant::TornStateTold
