@@ -84,7 +84,7 @@ pub mod groups {
     };
     pub use crate::node::streams::Events;
     pub use crate::protocol::bonds::{BondState, Config as BondsConfig, Refusal};
-    pub use crate::protocol::groups::GroupKey;
+    pub use crate::protocol::groups::{GroupKey, WriteKey, WriteKeyMismatch, WriteVerifier};
     pub use crate::protocol::raft::{
         ApplyContext, Config as ConsensusConfig, ConfigError, FoundingRule, Incarnation, Index,
         LeadershipPreference, Position as Cursor, RestoreError, Role, Term, Version,

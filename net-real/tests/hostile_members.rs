@@ -1,5 +1,5 @@
-//! Members of a group face peers that know its id but not its key, or its key but not the protocol: each is told
-//! why it is refused or closed, and the bonds of the others stay as they are.
+//! Members of a group face peers that know its id but not its key, its key but not the protocol, or its key but not the one that
+//! lets write: each is told why it is refused or closed, and the bonds of the others stay as they are.
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;
@@ -11,13 +11,17 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use smalti::QuicRuntime;
 use smalti_core::discovery::{Config, GroupInfo, PeerAddr, PeerEntry};
-use smalti_core::groups::{BondState, BondsConfig, Group, NoOp};
+use smalti_core::groups::{
+    BondState, BondsConfig, Cursor, Group, GroupStatus, Index, NoOp, Term, WriteKey,
+};
 use smalti_core::id::{Instance, SecretKey};
 use smalti_core::network::CloseCode;
 use smalti_core::protocol::Machine;
 use smalti_core::protocol::bonds::{
     Bonds, FRAME_LEN_MAX, GROUPS_ALPN, GROUPS_EXPORTER_LABEL, Input, Item, LinkId, Output, decode,
 };
+use smalti_core::protocol::groups::WriteAccess;
+use smalti_core::protocol::raft::{Append, Candidacy, Envelope, Message, Run};
 use smalti_core::runtime::{
     BiStream, Connection, ConnectionError, Endpoint, EndpointConfig, RecvStream, SendStream, Side,
     Transport,
@@ -28,6 +32,8 @@ use smalti_core::{GroupId, GroupKey, Network, NetworkBuilder, NetworkId, PeerId}
 
 const KEY: GroupKey = GroupKey::from_bytes([1; 32]);
 const WRONG_KEY: GroupKey = GroupKey::from_bytes([2; 32]);
+const WRITE_KEY: WriteKey = WriteKey::from_bytes([3; 32]);
+const WRONG_WRITE_KEY: WriteKey = WriteKey::from_bytes([4; 32]);
 
 fn loopback() -> [SocketAddr; 1] {
     [([127, 0, 0, 1], 0).into()]
@@ -41,8 +47,12 @@ struct Pair {
 
 impl Pair {
     async fn new() -> Self {
-        let node = Member::join("node", None).await;
-        let other = Member::join("other", Some(node.network.local().addr())).await;
+        Self::with_write_key(None).await
+    }
+
+    async fn with_write_key(key: Option<WriteKey>) -> Self {
+        let node = Member::join("node", None, key.clone()).await;
+        let other = Member::join("other", Some(node.network.local().addr()), key).await;
         let pair = Self { node, other };
         while pair.bond().contains(&None) {
             tokio::task::yield_now().await;
@@ -136,6 +146,11 @@ impl Attacker {
 
     /// A frame with an offer in the node's group, as a member with `key` makes it for `link`.
     fn offer(&self, link: &Link, key: GroupKey) -> Bytes {
+        self.offer_as(link, key, WriteAccess::Open)
+    }
+
+    /// The same, with a proof of a write key.
+    fn offer_as(&self, link: &Link, key: GroupKey, access: WriteAccess) -> Bytes {
         let rng = ChaCha8Rng::seed_from_u64(1);
         let mut bonds = Bonds::new(self.id(), Default::default(), rng);
         let (group, peer) = (self.group, self.target.id);
@@ -145,7 +160,7 @@ impl Attacker {
             .export_keying_material(GROUPS_EXPORTER_LABEL, b"");
         let now = Instant::from_nanos(1);
         for input in [
-            Input::Joined { group, key },
+            Input::Joined { group, key, access },
             Input::Peer { peer, groups },
             Input::LinkOpened {
                 link: LinkId(1),
@@ -274,7 +289,13 @@ fn frame(body: &[u8]) -> Vec<u8> {
 
 /// A message of three bytes in `group`, written by hand.
 fn message(group: GroupId) -> Vec<u8> {
-    frame(&[&[5], &group.as_bytes()[..], &[3], b"abc"].concat())
+    short_message(group, b"abc")
+}
+
+fn short_message(group: GroupId, payload: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(payload.len()).expect("it is short");
+    assert!(len < 128, "longer ones have a longer length");
+    frame(&[&[5], &group.as_bytes()[..], &[len], payload].concat())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -383,6 +404,97 @@ async fn a_stranger_to_the_group_is_told_that_the_node_is_not_in_its() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_proof_of_the_write_key_is_refused_and_then_closed() {
+    let pair = Pair::with_write_key(Some(WRITE_KEY)).await;
+    pair.withstands(1, async |attacker: Attacker| {
+        let mut link = attacker.link().await;
+        let offer = attacker.offer_as(&link, KEY, WriteAccess::Writer(WRONG_WRITE_KEY));
+        link.say(&offer).await;
+        let refusal = (attacker.group, CloseCode::GROUP_WRITE_NOT_PROVED);
+        assert_eq!(link.refusal().await, refusal);
+        link.say(&offer).await;
+        assert_eq!(link.close_code().await, CloseCode::GROUP_WRITE_NOT_PROVED);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proof_of_the_write_key_of_another_connection_is_refused() {
+    let pair = Pair::with_write_key(Some(WRITE_KEY)).await;
+    pair.withstands(0, async |attacker: Attacker| {
+        let mut first = attacker.link().await;
+        let offer = attacker.offer_as(&first, KEY, WriteAccess::Writer(WRITE_KEY));
+        first.say(&offer).await;
+        first.bonded().await;
+        // It proves the group's key anew, and has recorded the rest.
+        let recorded = decode(&offer.slice(4..)).expect("it is a frame");
+        let [Item::Offer { write, .. }] = recorded[..] else {
+            panic!("{recorded:?}");
+        };
+        let signature = smalti_core::wire::encode(&write.expect("it may write"));
+        let signature = signature.expect("a signature can be encoded");
+        let mut second = attacker.link().await;
+        let fresh = attacker.offer_as(&second, KEY, WriteAccess::Writer(WRITE_KEY));
+        let body = &fresh[4..fresh.len() - signature.len()];
+        second.say(&frame(&[body, &signature[..]].concat())).await;
+        let refusal = (attacker.group, CloseCode::GROUP_WRITE_NOT_PROVED);
+        assert_eq!(second.refusal().await, refusal);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_without_the_write_key_that_speaks_as_a_writer_loses_its_link() {
+    let pair = Pair::with_write_key(Some(WRITE_KEY)).await;
+    pair.node.joined.when().online().await;
+    let before = pair.node.joined.status();
+    let candidacy = Candidacy {
+        term: Term(1_000),
+        last: Cursor::default(),
+        transfer: true,
+    };
+    let append = Append {
+        term: Term(1_000),
+        previous: Cursor::default(),
+        entries: Vec::new(),
+        commit: Index(0),
+        kept_from: Index(1),
+        round: 1,
+    };
+    let batches = Vec::new();
+    for message in [
+        Message::OpenSession {
+            run: Run::default(),
+        },
+        Message::Forward { batches },
+        Message::RequestVote(candidacy),
+        Message::Append(append),
+        Message::Manifest(None),
+    ] {
+        pair.withstands(1, async |attacker: Attacker| {
+            let mut link = attacker.link().await;
+            let offer = attacker.offer(&link, KEY);
+            link.say(&offer).await;
+            link.bonded().await;
+            let envelope = Envelope {
+                from: Instance::from_bytes([9; 16]),
+                run: Run::default(),
+                to: None,
+                incarnation: before.incarnation,
+                message,
+            };
+            let payload = smalti_core::wire::encode(&envelope).expect("it can be encoded");
+            link.say(&short_message(attacker.group, &payload)).await;
+            assert_eq!(link.close_code().await, CloseCode::GROUP_NOT_WRITER);
+        })
+        .await;
+    }
+    let after = pair.node.joined.status();
+    let gist = |status: &GroupStatus| (status.incarnation, status.term, status.leader);
+    assert_eq!(gist(&after), gist(&before), "nobody was disturbed");
+}
+
 /// A node in the group. The only part that knows how groups are joined.
 struct Member {
     network: Network,
@@ -391,7 +503,7 @@ struct Member {
 }
 
 impl Member {
-    async fn join(name: &str, bootstrap: Option<PeerAddr>) -> Self {
+    async fn join(name: &str, bootstrap: Option<PeerAddr>, write_key: Option<WriteKey>) -> Self {
         // One of two members dials, not both: a bond that is made anew on the better of two links would look like
         // one that was disturbed.
         let bonds = BondsConfig {
@@ -407,12 +519,11 @@ impl Member {
             .build_on(Arc::new(QuicRuntime::new()))
             .await
             .expect("loopback can be listened on");
-        let joined = network
-            .groups()
-            .with_key(KEY)
-            .join()
-            .await
-            .expect("the group can be joined");
+        let mut builder = network.groups().with_key(KEY);
+        if let Some(key) = write_key {
+            builder = builder.with_write_key(key);
+        }
+        let joined = builder.join().await.expect("the group can be joined");
         let group = joined.id();
         Self {
             network,

@@ -5,8 +5,8 @@
 #[error("a {what} is written as 64 hexadecimal digits; this text has {chars} characters{}",
     if *chars == 64 { ", and not all of them are such digits" } else { "" })]
 pub struct ParseIdError {
-    pub(super) what: &'static str,
-    pub(super) chars: usize,
+    pub(crate) what: &'static str,
+    pub(crate) chars: usize,
 }
 
 /// The 32 bytes that 64 hex digits stand for; `None` for any other text.
@@ -36,7 +36,7 @@ const fn digit(c: u8) -> Option<u8> {
 }
 
 /// The text of `bytes`, lower case.
-pub(super) fn encode(bytes: &[u8]) -> String {
+pub(crate) fn encode(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes
         .iter()
@@ -104,4 +104,4 @@ macro_rules! text_and_serde {
     };
 }
 
-pub(super) use text_and_serde;
+pub(crate) use text_and_serde;

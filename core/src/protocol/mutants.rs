@@ -78,11 +78,13 @@ pub enum Mutant {
     StoreKeptByWhoLeft,
     ProofOfEitherEnd,
     ProofOfAnyLink,
+    ReaderHeard,
 }
 
 #[cfg(smalti_mutants)]
 impl Mutant {
-    /// All of them, with the rule that each breaks.
+    /// All of them, with the rule that each breaks; but for [`ReaderHeard`](Self::ReaderHeard), which only a script shows:
+    /// in the runs of a campaign all members may write.
     pub const ALL: &'static [(Self, &'static str)] = &[
         (
             Self::VoteNotPersisted,

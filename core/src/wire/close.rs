@@ -74,6 +74,10 @@ codes! {
     STREAM_ENDED = 10_410, "the producer has ended";
     /// The peer does not prove a group's key.
     GROUP_NOT_PROVED = 30_401, "the proof of the group's key is wrong";
+    /// The peer does not prove that it may write to a group, though it says so.
+    GROUP_WRITE_NOT_PROVED = 30_402, "the proof of the group's write key is wrong";
+    /// The peer has said in a group what only those say who may write, and has not proved that it may.
+    GROUP_NOT_WRITER = 30_403, "what only writers say, from a member that may only read";
     /// This node is not in the group.
     GROUP_NOT_MEMBER = 30_404, "not a member of this group";
     /// A message of a group came from a peer that was never offered a bond in it.

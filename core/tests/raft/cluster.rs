@@ -2,7 +2,7 @@
 
 mod wires;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 
 use bytes::Bytes;
@@ -31,6 +31,8 @@ struct Node {
     raft: Option<Raft<List>>,
     starts: u64,
     preference: LeadershipPreference,
+    /// It does not prove to the others that it may write.
+    proves_nothing: bool,
     image: StoreImage,
     backup: StoreImage,
     /// Writes that are not durable yet.
@@ -55,6 +57,8 @@ pub(crate) struct Cluster {
     config: Config,
     nodes: BTreeMap<u8, Node>,
     wire: Vec<Sent>,
+    /// With whom the member at work is to end its bond.
+    overstepped: BTreeSet<u8>,
     sent: u64,
     /// Messages that wait until they are released.
     held: Vec<Pattern>,
@@ -79,6 +83,7 @@ impl Cluster {
             config,
             nodes: BTreeMap::new(),
             wire: Vec::new(),
+            overstepped: BTreeSet::new(),
             sent: 0,
             held: Vec::new(),
             cut: Vec::new(),
@@ -228,13 +233,13 @@ impl Cluster {
     }
 
     /// Starts members with what is durable, and bonds them with all that are up, unless they are to be
-    /// `apart`.
+    /// `apart`. A `reader` may not write, and knows it; who is `posing` behaves as if it might.
     fn start(&mut self, words: &[&str]) -> Outcome {
-        let apart = words.contains(&"apart");
-        let observes = words.contains(&"observer");
+        let [apart, observes, reads, poses] =
+            ["apart", "observer", "reader", "posing"].map(|it| words.contains(&it));
         for word in words
             .iter()
-            .filter(|word| !["apart", "observer"].contains(word))
+            .filter(|word| !["apart", "observer", "reader", "posing"].contains(word))
         {
             let id = number(word)?;
             if self.is_up(id) {
@@ -246,6 +251,7 @@ impl Cluster {
             if observes {
                 node.preference = LeadershipPreference::Observer;
             }
+            node.proves_nothing = reads || poses;
             let identity = Identity {
                 group: GroupId::named("scripts"),
                 peer: peer(id),
@@ -261,13 +267,13 @@ impl Cluster {
                 ChaCha8Rng::seed_from_u64(seed),
             )
             .map_err(|error| error.to_string())?;
-            node.raft = Some(raft);
+            node.raft = Some(if reads { raft.reading_only() } else { raft });
             self.safety.started(id);
             self.drain(id);
             for other in others {
                 if !apart && self.is_up(other) {
-                    self.input(id, [Input::Bonded(peer(other))])?;
-                    self.input(other, [Input::Bonded(peer(id))])?;
+                    self.input(id, [self.bonded_with(other)])?;
+                    self.input(other, [self.bonded_with(id)])?;
                 }
             }
         }
@@ -325,12 +331,32 @@ impl Cluster {
                         continue;
                     }
                     let input = match name {
-                        "bond" => Input::Bonded(peer(with)),
+                        "bond" => self.bonded_with(with),
                         _ => Input::Unbonded(peer(with)),
                     };
                     self.input(node, [input])?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn bonded_with(&self, node: u8) -> Input {
+        let reads = self.nodes.get(&node).is_some_and(|it| it.proves_nothing);
+        if reads {
+            Input::BondedReader(peer(node))
+        } else {
+            Input::Bonded(peer(node))
+        }
+    }
+
+    /// A member has ended its bond with another.
+    fn shut_out(&mut self, id: u8, other: u8) -> Outcome {
+        let is_between = |from: u8, to: u8| [(id, other), (other, id)].contains(&(from, to));
+        self.wire.retain(|sent| !is_between(sent.from, sent.to));
+        self.input(id, [Input::Unbonded(peer(other))])?;
+        if self.is_up(other) {
+            self.input(other, [Input::Unbonded(peer(id))])?;
         }
         Ok(())
     }
@@ -370,6 +396,9 @@ impl Cluster {
             let all = node.writing.len();
             self.persist(id, all);
         }
+        while let Some(other) = self.overstepped.pop_first() {
+            self.shut_out(id, other).expect("it is up");
+        }
     }
 
     fn carry_out(&mut self, id: u8, raft: &Raft<List>, output: Output) {
@@ -392,7 +421,8 @@ impl Cluster {
                 }
             }
             Output::Event(event) => {
-                self.safety.event(id, &event);
+                let reads = self.nodes.get(&id).is_some_and(|it| it.proves_nothing);
+                self.safety.event(id, reads, &event);
                 let is_frequent = matches!(event, Event::Committed(_));
                 let line = format!("  {me} {}", self.names.event(&event));
                 self.line(
@@ -428,6 +458,11 @@ impl Cluster {
                     Detail::Events,
                     &format!("  {me} read {name} fails: {error}"),
                 );
+            }
+            Output::Overstepped(peer) => {
+                let other = names::node(&peer);
+                self.line(Detail::Events, &format!("  {me} shuts n{other} out"));
+                self.overstepped.insert(other);
             }
             Output::Stopped(reason) => {
                 self.line(Detail::Events, &format!("  {me} stops: {reason:?}"));

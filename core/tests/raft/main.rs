@@ -159,6 +159,13 @@ scripts! {
     observer_that_was_a_voter_is_replaced
     reads
     reads_are_asked_again_of_the_next_leader
+    readers_who_reads_decides_nothing
+    readers_who_reads_is_not_waited_for
+    readers_who_reads_founds_nothing_and_is_not_believed
+    readers_follow_a_writer_that_begins_anew
+    readers_go_on_with_those_that_reform
+    readers_who_was_a_voter_leads_no_longer
+    readers_who_poses_as_a_writer_is_shut_out
     replication_an_acknowledgement_is_durable
     replication_an_append_that_contradicts_the_base_is_not_taken
     replication_commits_only_its_own_term_by_counting

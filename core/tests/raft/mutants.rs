@@ -139,6 +139,10 @@ const CAUGHT: &[(Mutant, &str)] = &[
     ),
     (Mutant::ReformFromAnyLog, "h11_the_best_log_is_gone_on_from"),
     (
+        Mutant::ReaderHeard,
+        "readers_who_poses_as_a_writer_is_shut_out",
+    ),
+    (
         Mutant::CompactBeyondDurableSnapshot,
         "h25_the_log_is_dropped_only_below_a_durable_snapshot",
     ),

@@ -91,9 +91,10 @@ impl Safety {
         }
     }
 
-    /// A member has said what it does.
-    pub(crate) fn event(&mut self, node: u8, event: &Event) {
+    /// A member has said what it does. One that only reads goes wherever writers are.
+    pub(crate) fn event(&mut self, node: u8, reads: bool, event: &Event) {
         if let Event::Superseded(given_up) = event
+            && !reads
             && !self.sealed.contains_key(&given_up.version.incarnation)
         {
             self.violate(format!("n{node} gives up what is not sealed"));

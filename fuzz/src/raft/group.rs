@@ -385,6 +385,7 @@ impl Group {
                         "{read:?} has ended before"
                     );
                 }
+                Output::Overstepped(_) => unreachable!("all prove that they may write"),
                 Output::Stopped(reason) => self.stopped(number, &reason),
             }
         }

@@ -10,6 +10,7 @@ mod kinds;
 mod map;
 mod meeting;
 mod online;
+mod roles;
 mod schema;
 
 use std::future::pending;

@@ -559,6 +559,7 @@ impl Environment<Driven> for Cluster {
                 self.clients
                     .read_failed(node, read, error, &mut self.coverage);
             }
+            Output::Overstepped(_) => unreachable!("all prove that they may write"),
             Output::Stopped(reason) => self.stopped(node, &reason),
         }
     }

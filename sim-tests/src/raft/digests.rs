@@ -29,6 +29,7 @@ pub(super) fn of_input(input: &Input) -> u64 {
         Input::TransferLeadership => digest(&10u8),
         Input::Leave => digest(&11u8),
         Input::Reform => digest(&12u8),
+        Input::BondedReader(peer) => digest(&(14u8, peer)),
     }
 }
 

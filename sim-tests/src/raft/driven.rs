@@ -116,7 +116,9 @@ impl Deref for Driven {
 
 fn gist(input: &Input) -> Heard {
     match input {
-        Input::Bonded(peer) | Input::Unbonded(peer) => Heard::Bond(*peer),
+        Input::Bonded(peer) | Input::BondedReader(peer) | Input::Unbonded(peer) => {
+            Heard::Bond(*peer)
+        }
         Input::Message(peer, envelope) => Heard::Message(letter(*peer, envelope)),
         Input::Read(read) => Heard::Read(*read),
         _ => Heard::Other,

@@ -2,12 +2,12 @@
 
 use crate::id::{Digest, StoreId};
 use crate::node::groups::{COMMAND_TIMEOUT, Storage};
-use crate::protocol::groups::GroupKey;
+use crate::protocol::groups::{GroupKey, WriteKey, WriteVerifier};
 use crate::protocol::raft::Config;
 use crate::time::Duration;
 
-/// How a collection is kept. All nodes that open it must give the same, but for the command timeout: those that differ have
-/// different collections.
+/// How a collection is kept. All nodes that open it must give the same, but for the command timeout, and for the verifier in
+/// place of the write secret: those that differ have different collections.
 ///
 /// ```
 /// use smalti_core::collections::CollectionConfig;
@@ -21,6 +21,8 @@ pub struct CollectionConfig {
     pub(super) storage: Storage,
     pub(super) command_timeout: Duration,
     secret: Option<GroupKey>,
+    pub(super) write_secret: Option<WriteKey>,
+    pub(super) write_verifier: Option<WriteVerifier>,
 }
 
 /// How members of a collection that lack something get it: small gaps from the log, large ones by a snapshot in chunks, both
@@ -72,6 +74,8 @@ impl Default for CollectionConfig {
             storage: Storage::InMemory,
             command_timeout: COMMAND_TIMEOUT,
             secret: None,
+            write_secret: None,
+            write_verifier: None,
         }
     }
 }
@@ -119,6 +123,53 @@ impl CollectionConfig {
         self
     }
 
+    /// Lets only those write to the collection who know this secret, as this node does. The others can open it to read it, with
+    /// the [verifier](Self::with_write_verifier) of the secret in its place; members refuse everything of them that would change
+    /// anything. Default: whoever can open the collection may write to it.
+    ///
+    /// ```
+    /// use smalti_core::collections::{CollectionConfig, Map, OpenError};
+    /// use smalti_core::groups::{WriteKey, WriteVerifier};
+    /// use smalti_core::{Network, StoreId, unique_id};
+    ///
+    /// const PRICES: StoreId = unique_id!("prices");
+    /// type Prices = Map<String, u64>;
+    ///
+    /// async fn in_the_shop(network: &Network, secret: WriteKey) -> Result<(), OpenError> {
+    ///     println!("customers need this: {}", secret.verifier());
+    ///     let config = CollectionConfig::default().with_write_secret(secret);
+    ///     let prices = Prices::online_writer_with_config(network, PRICES, config).await?;
+    ///     Ok(())
+    /// }
+    ///
+    /// async fn at_a_customer(network: &Network, verifier: WriteVerifier) -> Result<(), OpenError> {
+    ///     let config = CollectionConfig::default().with_write_verifier(verifier);
+    ///     let prices = Prices::online_reader_with_config(network, PRICES, config.clone()).await?;
+    ///     println!("bread costs {:?}", prices.get("bread"));
+    ///     let refused = Prices::writer_with_config(network, PRICES, config).await;
+    ///     assert!(matches!(refused, Err(OpenError::ReadOnly)));
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// A reader that knows the secret as well helps others to catch up; of one that does not nobody takes anything, so that the
+    /// writers have to serve all readers. Where all writers of a collection in memory are gone it is gone too, whatever readers
+    /// still have: a writer that comes back waits a while for others, founds it anew, and they follow.
+    #[must_use]
+    pub fn with_write_secret(mut self, secret: WriteKey) -> Self {
+        self.write_secret = Some(secret);
+        self
+    }
+
+    /// Opens a collection to which only those write who know the [secret](Self::with_write_secret) of this verifier. Without it
+    /// this node can only read: to open a writer fails by [`OpenError::ReadOnly`](super::OpenError::ReadOnly). Default: whoever
+    /// can open the collection may write to it.
+    #[must_use]
+    pub fn with_write_verifier(mut self, verifier: WriteVerifier) -> Self {
+        self.write_verifier = Some(verifier);
+        self
+    }
+
     /// The key of the group of the collection `id` of this kind.
     pub(super) fn key(&self, kind: &str, id: StoreId) -> GroupKey {
         let mut parts = vec![kind.as_bytes(), id.as_bytes()];
@@ -131,7 +182,60 @@ impl CollectionConfig {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::node::alone::Alone;
+    use crate::node::collections::OpenError;
+    use crate::node::groups::JoinError;
+    use crate::protocol::collections::Cell;
+    use crate::protocol::groups::WriteKeyMismatch;
+
+    #[test]
+    fn who_knows_the_verifier_of_the_write_secret_alone_opens_readers() {
+        let runtime = Arc::new(Alone::default());
+        let network = runtime.node();
+        let id = StoreId::from("cell");
+        let writer = |config: &CollectionConfig| {
+            let opened = Cell::<u64>::writer_with_config(&network, id, config.clone());
+            runtime.run(opened)
+        };
+        let reader = |config: &CollectionConfig| {
+            let opened = Cell::<u64>::reader_with_config(&network, id, config.clone());
+            runtime.run(opened).unwrap()
+        };
+        let secret = WriteKey::from_bytes([1; 32]);
+        let reading = CollectionConfig::default().with_write_verifier(secret.verifier());
+        let writing = CollectionConfig::default().with_write_secret(secret.clone());
+        let open = CollectionConfig::default();
+        assert_eq!(writer(&reading).err(), Some(OpenError::ReadOnly));
+        assert_eq!(network.groups().joined(), []);
+        let cell = reader(&reading);
+        let joined = network.groups().joined();
+        drop(cell);
+        assert!(
+            runtime
+                .run_without("", std::future::pending::<()>())
+                .is_none()
+        );
+        let cell = writer(&writing).unwrap();
+        assert_eq!(network.groups().joined(), joined, "it is the same group");
+        runtime.run(cell.write(5)).unwrap();
+        let without = writer(&open).unwrap();
+        assert_eq!(network.groups().joined().len(), 2, "it is another");
+        drop((cell, without));
+
+        let other = WriteKey::from_bytes([2; 32]).verifier();
+        let mixed = writing.with_write_verifier(other);
+        let mismatch = WriteKeyMismatch {
+            of_key: secret.verifier(),
+            given: other,
+        };
+        let refused = OpenError::Join(JoinError::WriteKey(mismatch));
+        assert_eq!(writer(&mixed).err(), Some(refused));
+        let shown = format!("{mixed:?}");
+        assert!(shown.contains("WriteKey(..)"), "{shown}");
+    }
 
     #[test]
     fn how_members_catch_up_is_part_of_consensus_and_leaves_the_rest_as_it_is() {

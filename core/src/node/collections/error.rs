@@ -12,6 +12,11 @@ pub enum OpenError {
     /// It holds other element types. The node takes no part in it any more.
     #[error(transparent)]
     Schema(#[from] SchemaConflict),
+    /// It was to be opened to write, and this node knows the verifier of its write secret alone.
+    #[error(
+        "this node may only read the collection: open a reader, or give the write secret by CollectionConfig::with_write_secret"
+    )]
+    ReadOnly,
     /// Its group cannot be joined.
     #[error(transparent)]
     Join(#[from] JoinError),

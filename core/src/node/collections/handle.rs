@@ -63,7 +63,13 @@ impl<C: Collection> Reader<C> {
     ) -> Result<Self, OpenError> {
         let shared = Arc::new(Shared::new());
         let groups = network.groups();
-        let group = groups.with_key(config.key(C::KIND, id));
+        let mut group = groups.with_key(config.key(C::KIND, id));
+        if let Some(secret) = config.write_secret {
+            group = group.with_write_key(secret);
+        }
+        if let Some(verifier) = config.write_verifier {
+            group = group.with_write_verifier(verifier);
+        }
         let joined = group
             .with_state_machine(Member::new(shared.clone(), preference))
             .with_consensus_config(config.consensus)
@@ -189,6 +195,9 @@ impl<C: Collection> Writer<C> {
         id: StoreId,
         config: CollectionConfig,
     ) -> Result<Self, OpenError> {
+        if config.write_secret.is_none() && config.write_verifier.is_some() {
+            return Err(OpenError::ReadOnly);
+        }
         let reader = Reader::open(network, id, config, LeadershipPreference::Normal).await?;
         let schema = C::fingerprint();
         Ok(Self { reader, schema })

@@ -17,7 +17,7 @@ use crate::id::{GroupId, UniqueId};
 use crate::node::events::BACKLOG;
 use crate::node::store::GroupStore;
 use crate::node::watched::Watched;
-use crate::protocol::groups::{GroupKey, Terms};
+use crate::protocol::groups::{GroupKey, Terms, WriteAccess, WriteKey, WriteVerifier};
 use crate::protocol::raft::{Config, Identity, Raft, Recovered, StorageClass};
 use crate::time::Duration;
 use crate::unique_id;
@@ -50,6 +50,8 @@ pub enum Storage {
 pub struct GroupBuilder<M: StateMachine> {
     groups: Groups,
     key: GroupKey,
+    write_key: Option<WriteKey>,
+    write_verifier: Option<WriteVerifier>,
     machine: M,
     config: Config,
     storage: Storage,
@@ -61,6 +63,8 @@ impl GroupBuilder<NoOp> {
         Self {
             groups,
             key,
+            write_key: None,
+            write_verifier: None,
             machine: NoOp::default(),
             config: Config::default(),
             storage: Storage::InMemory,
@@ -75,11 +79,42 @@ impl<M: StateMachine> GroupBuilder<M> {
         GroupBuilder {
             groups: self.groups,
             key: self.key,
+            write_key: self.write_key,
+            write_verifier: self.write_verifier,
             machine,
             config: self.config,
             storage: self.storage,
             command_timeout: self.command_timeout,
         }
+    }
+
+    /// Lets only those write to the group who know this key, as this node does. Nobody else executes commands, votes,
+    /// leads, or founds the group, and members take its history from nobody else; whoever knows the group's key alone
+    /// [reads](Self::with_write_verifier). All members must give the key or its verifier: those that differ are in different
+    /// groups, and do not meet. Default: whoever knows the group's key may write.
+    ///
+    /// ```no_run
+    /// # async fn example(network: smalti_core::Network) -> Result<(), smalti_core::groups::JoinError> {
+    /// use smalti_core::groups::{GroupKey, WriteKey};
+    ///
+    /// let (key, write_key) = (GroupKey::new("all of us"), WriteKey::new("a few of us"));
+    /// // Members that may only read are told this.
+    /// let verifier = write_key.verifier();
+    /// let group = network.groups().with_key(key).with_write_key(write_key).join().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_write_key(mut self, key: WriteKey) -> Self {
+        self.write_key = Some(key);
+        self
+    }
+
+    /// Joins a group to which only those [write](Self::with_write_key) who know the key of this verifier. Without that key
+    /// this node observes: it follows all that is committed and can be queried, and a command fails by
+    /// [`ReadOnly`](super::CommandError::ReadOnly). Default: whoever knows the group's key may write.
+    pub fn with_write_verifier(mut self, verifier: WriteVerifier) -> Self {
+        self.write_verifier = Some(verifier);
+        self
     }
 
     /// Where the group keeps what it must not forget. Default: in memory.
@@ -115,6 +150,8 @@ impl<M: StateMachine> GroupBuilder<M> {
             Storage::Durable => StorageClass::Durable,
         };
         self.config.validate()?;
+        let access = WriteAccess::new(self.write_key.take(), self.write_verifier)?;
+        let may_write = access.may_write();
         if self.groups.shutdown().is_cancelled() {
             return Err(JoinError::ShuttingDown);
         }
@@ -127,6 +164,7 @@ impl<M: StateMachine> GroupBuilder<M> {
                 SYNC
             },
             ticket_validators: BTreeSet::new(),
+            write_verifier: access.verifier(),
         };
         let group = terms.group_id(&self.key);
 
@@ -171,11 +209,17 @@ impl<M: StateMachine> GroupBuilder<M> {
             group,
             why: error.0,
         })?;
+        let machine = if may_write {
+            machine
+        } else {
+            machine.reading_only()
+        };
 
         let status = Arc::new(Watched::new(GroupStatus::new()));
         let (notices, _) = broadcast::channel(BACKLOG);
         let passages = Arc::new(Passages::default());
         let budget = Arc::new(Semaphore::new(BUDGET));
+        let incarnation = incarnation.filter(|_| may_write);
         let (announced, to_announce) = watch::channel(incarnation);
         let (first, was_announced) = oneshot::channel();
         let announcing = self.groups.clone().announce(group, to_announce, first);
@@ -189,7 +233,7 @@ impl<M: StateMachine> GroupBuilder<M> {
         was_announced.await.map_err(|_| JoinError::ShuttingDown)??;
         let closing = self.groups.shutdown().child_token();
         let switchboard = self.groups.0.switchboard.clone();
-        switchboard.join(group, self.key, mailbox);
+        switchboard.join(group, self.key, access, mailbox);
         let worker = Worker::new(Parts {
             group,
             tasks: tasks.clone(),
@@ -202,6 +246,7 @@ impl<M: StateMachine> GroupBuilder<M> {
             notices: notices.clone(),
             passages: passages.clone(),
             budget: budget.clone(),
+            may_write,
             announced,
             closing: closing.clone(),
             departure_window: self.groups.0.departure_window,

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::id::GroupId;
+use crate::protocol::groups::WriteKeyMismatch;
 use crate::protocol::raft::{
     COMMAND_LEN_MAX, ConfigError, Incarnation, ReadError, StopReason, StorageError,
 };
@@ -14,6 +15,9 @@ pub enum JoinError {
     /// The configuration makes no sense.
     #[error("the configuration of consensus: {0}")]
     Config(#[from] ConfigError),
+    /// The write key and the write verifier do not belong together.
+    #[error(transparent)]
+    WriteKey(#[from] WriteKeyMismatch),
     /// This node is in the group already.
     #[error("this node is in group {} already: clone its handle, or leave it first", .0.short())]
     AlreadyJoined(GroupId),
@@ -104,6 +108,8 @@ pub enum CommandError<C> {
     /// The group has met another founding of itself, and takes no commands until it is known which of them stays.
     /// Never applied.
     Frozen(C),
+    /// This node may only read: it knows the group's write verifier, and not the key. Not sent.
+    ReadOnly(C),
     /// It was given up after the group's command timeout, before it was applied. Never applied.
     TimedOut(C),
     /// The group has stopped on this node before the command was sent. Never applied.
@@ -143,6 +149,7 @@ impl<C> CommandError<C> {
             | Self::TooLong { command, .. }
             | Self::Busy(command)
             | Self::Frozen(command)
+            | Self::ReadOnly(command)
             | Self::TimedOut(command)
             | Self::Superseded { command, .. }
             | Self::Stopped { command, .. }
@@ -174,6 +181,7 @@ impl<C> CommandError<C> {
             },
             Self::Busy(command) => CommandError::Busy(change(command)),
             Self::Frozen(command) => CommandError::Frozen(change(command)),
+            Self::ReadOnly(command) => CommandError::ReadOnly(change(command)),
             Self::TimedOut(command) => CommandError::TimedOut(change(command)),
             Self::Stopped { command, why } => CommandError::Stopped {
                 command: change(command),
@@ -210,6 +218,9 @@ impl<C> fmt::Display for CommandError<C> {
             Self::Frozen(_) => f.write_str(
                 "the group has met another founding of itself and takes no commands until one of them is given up; try again",
             ),
+            Self::ReadOnly(_) => f.write_str(
+                "this node may only read: join the group with its write key to execute commands",
+            ),
             Self::Superseded {
                 incarnation, into, ..
             } => write!(
@@ -244,6 +255,7 @@ impl<C> fmt::Debug for CommandError<C> {
             Self::TooLong { .. } => "TooLong",
             Self::Busy(_) => "Busy",
             Self::Frozen(_) => "Frozen",
+            Self::ReadOnly(_) => "ReadOnly",
             Self::Superseded { .. } => "Superseded",
             Self::TimedOut(_) => "TimedOut",
             Self::Stopped { .. } => "Stopped",

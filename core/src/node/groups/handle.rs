@@ -127,6 +127,9 @@ pub enum GroupEvent {
     /// Two foundings of the group have met, and the life that the node belonged to was given up for the other, to
     /// which it belongs now. Its state has begun anew; calls that were open have failed. Also kept for
     /// [`Group::take_passages`].
+    ///
+    /// On a node that [may only read](super::GroupBuilder::with_write_verifier) it comes as well where no leader was heard for
+    /// long, and all members that may write belong to the other life.
     Superseded(Arc<Superseded>),
     /// The group stands still: so many voters are silent that nobody can be elected, and it is not proved that they
     /// are gone for good. It goes on when they come back, or when an operator calls [`Group::reform`].
@@ -476,7 +479,8 @@ impl<M: StateMachine> Group<M> {
     /// have is lost, and where they are alive and together a majority there are two groups then, one of which is given up
     /// when they meet.
     ///
-    /// Returns at once; [`GroupEvent::Reformed`] tells. Nothing comes of it where the group goes on by itself.
+    /// Returns at once; [`GroupEvent::Reformed`] tells. Nothing comes of it where the group goes on by itself, nor on a node
+    /// that [may only read](super::GroupBuilder::with_write_verifier), whose log counts for nothing.
     pub fn reform(&self) {
         // Fails only where the worker has ended.
         let _ = self.0.events.send(Event::Reform);
@@ -540,6 +544,9 @@ impl<M: StateMachine> Group<M> {
             }
             Some(CallOutcome::Rejected(Rejection::Busy { .. })) => Err(CommandError::Busy(command)),
             Some(CallOutcome::Rejected(Rejection::Frozen)) => Err(CommandError::Frozen(command)),
+            Some(CallOutcome::Rejected(Rejection::ReadOnly)) => {
+                Err(CommandError::ReadOnly(command))
+            }
             Some(CallOutcome::Superseded { incarnation, into }) => Err(CommandError::Superseded {
                 command,
                 incarnation,

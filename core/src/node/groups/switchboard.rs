@@ -25,7 +25,7 @@ use crate::protocol::bonds::{
     self, BondInfo, Bonds, Event, GROUPS_EXPORTER_LABEL, Input, LinkId, Output, Refusal, Stats,
 };
 use crate::protocol::discovery::Catalog;
-use crate::protocol::groups::GroupKey;
+use crate::protocol::groups::{GroupKey, WriteAccess};
 use crate::runtime::Side;
 use crate::time::Instant;
 use crate::wire::CloseCode;
@@ -37,12 +37,12 @@ use crate::wire::CloseCode;
 /// that anybody holds who calls the switchboard. To put what it is told into a queue and to wake a task is what it is
 /// for. A queue that is full may drop messages, as links do, but nothing else.
 pub(super) trait Inbox: Send + Sync + 'static {
-    /// There is a bond with `peer`.
-    fn bonded(&self, peer: PeerId);
+    /// There is a bond with `peer`, which may write or not.
+    fn bonded(&self, peer: PeerId, may_write: bool);
     /// There is none any more.
     fn unbonded(&self, peer: PeerId);
-    /// `peer`, which is bonded, says something.
-    fn message(&self, peer: PeerId, payload: Bytes);
+    /// `peer`, which is bonded, and may write or not, says something.
+    fn message(&self, peer: PeerId, may_write: bool, payload: Bytes);
     /// No bond with `peer` comes about, for now at least.
     fn refused(&self, peer: PeerId, why: Refusal);
 }
@@ -114,10 +114,16 @@ impl Switchboard {
     }
 
     /// This node is in `group` from now on, which it was not before.
-    pub(super) fn join(&self, group: GroupId, key: GroupKey, inbox: Arc<dyn Inbox>) {
+    pub(super) fn join(
+        &self,
+        group: GroupId,
+        key: GroupKey,
+        access: WriteAccess,
+        inbox: Arc<dyn Inbox>,
+    ) {
         let mut turn = self.turn();
         turn.state.inboxes.insert(group, inbox);
-        turn.handle(Input::Joined { group, key });
+        turn.handle(Input::Joined { group, key, access });
     }
 
     /// This node is in `group` no longer. Its inbox is told of the end of its bonds, and of nothing from then on.
@@ -154,6 +160,11 @@ impl Switchboard {
     /// What `peer` has said is not of the protocol of `group`: it loses its link.
     pub(super) fn garbled(&self, group: GroupId, peer: PeerId) {
         self.turn().handle(Input::Garbled { group, peer });
+    }
+
+    /// `peer`, which may only read, has said in `group` what only writers say: it loses its link.
+    pub(super) fn overstepped(&self, group: GroupId, peer: PeerId) {
+        self.turn().handle(Input::Overstepped { group, peer });
     }
 
     /// Where this node stands in `group` with each peer that it has, or wants, a bond with.
@@ -355,10 +366,11 @@ impl Turn<'_> {
             Output::Message {
                 group,
                 peer,
+                may_write,
                 payload,
             } => {
                 if let Some(inbox) = self.state.inboxes.get(&group) {
-                    inbox.message(peer, payload);
+                    inbox.message(peer, may_write, payload);
                 }
             }
             Output::Event(event) => self.tell(&event),
@@ -367,10 +379,14 @@ impl Turn<'_> {
 
     fn tell(&self, event: &Event) {
         match *event {
-            Event::Bonded { group, peer } => {
-                tracing::debug!(group = %group.short(), peer = %peer.short(), "bonded");
+            Event::Bonded {
+                group,
+                peer,
+                may_write,
+            } => {
+                tracing::debug!(group = %group.short(), peer = %peer.short(), may_write, "bonded");
                 if let Some(inbox) = self.state.inboxes.get(&group) {
-                    inbox.bonded(peer);
+                    inbox.bonded(peer, may_write);
                 }
             }
             Event::Unbonded { group, peer, why } => {

@@ -1,6 +1,6 @@
 //! Groups of a node that is alone.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::node::Network;
 use crate::node::alone::{Alone, poll};
-use crate::protocol::groups::GroupKey;
+use crate::protocol::groups::{GroupKey, WriteKey, WriteKeyMismatch};
 use crate::protocol::raft::{ApplyContext, Config, Version};
 use crate::{UniqueId, unique_id};
 
@@ -145,6 +145,89 @@ fn query_sees_all_before_it(config: Config) {
 #[test]
 fn a_query_is_answered_by_a_state_that_all_before_it_has_come_to() {
     query_sees_all_before_it(Config::default());
+}
+
+
+#[test]
+fn who_may_only_read_is_told_so_and_waits_for_a_writer() {
+    let runtime = Arc::new(Alone::default());
+    let network = runtime.node();
+    let key = WriteKey::from_bytes([2; 32]);
+    let builder = || network.groups().with_key(KEY);
+    let reading = builder().with_write_verifier(key.verifier()).join();
+    let group = runtime.run(reading).unwrap();
+    assert_eq!(
+        runtime.run(group.execute(())).unwrap_err(),
+        CommandError::ReadOnly(())
+    );
+    let many = runtime.run(group.execute_many([(), ()]));
+    let is_refused = |result: &Result<_, _>| matches!(result, Err(CommandError::ReadOnly(())));
+    assert!(many.len() == 2 && many.iter().all(is_refused));
+    // Nobody else is there, and it founds nothing.
+    assert!(runtime.run_without("", group.when().online()).is_none());
+    assert_eq!(group.status().incarnation, None);
+    let id = group.id();
+    runtime.run(group.leave());
+
+    // With the key it is the same group.
+    let writing = builder().with_write_key(key.clone());
+    let writing = writing.with_write_verifier(key.verifier()).join();
+    let group = runtime.run(writing).unwrap();
+    assert_eq!(group.id(), id);
+    runtime.run(group.execute(())).unwrap();
+
+    // Those who do not ask for a proof are in another one, and so are those who ask for another.
+    let open = runtime.run(builder().join()).unwrap();
+    let other = WriteKey::from_bytes([3; 32]);
+    let of_others = runtime.run(builder().with_write_key(other.clone()).join());
+    let of_others = of_others.unwrap();
+    assert!(open.id() != id && of_others.id() != id && open.id() != of_others.id());
+
+    let both = builder().with_write_key(key.clone());
+    let both = both.with_write_verifier(other.verifier()).join();
+    let mismatch = WriteKeyMismatch {
+        of_key: key.verifier(),
+        given: other.verifier(),
+    };
+    assert_eq!(
+        runtime.run(both).unwrap_err(),
+        JoinError::WriteKey(mismatch)
+    );
+}
+
+#[test]
+fn a_durable_group_goes_on_when_its_only_voter_has_its_write_key_again() {
+    let runtime = Arc::new(Alone::default());
+    let network = runtime.node();
+    let key = WriteKey::from_bytes([2; 32]);
+    let builder = || {
+        let builder = network
+            .groups()
+            .with_key(KEY)
+            .with_storage(Storage::Durable);
+        builder.with_state_machine(Sum::default())
+    };
+    let read = async |group: &Group<Sum>| {
+        let queried = group.query((), Consistency::Weak).await;
+        queried.unwrap().result
+    };
+    let writing = || builder().with_write_key(key.clone()).join();
+    let group = runtime.run(writing()).unwrap();
+    runtime.run(group.execute(5)).unwrap();
+    drop(group);
+    assert!(runtime.run_without("", pending::<()>()).is_none());
+
+    // It has been the group's only voter, and may not be any more.
+    let reading = builder().with_write_verifier(key.verifier()).join();
+    let group = runtime.run(reading).unwrap();
+    assert!(runtime.run_without("", group.when().online()).is_none());
+    assert!(!group.is_leader());
+    drop(group);
+    assert!(runtime.run_without("", pending::<()>()).is_none());
+
+    let group = runtime.run(writing()).unwrap();
+    assert_eq!(*runtime.run(group.execute(1)).unwrap(), 6);
+    assert_eq!(runtime.run(read(&group)), 6);
 }
 
 fn nothing_is_told_of_a_torn_state(config: Config) {

@@ -59,6 +59,8 @@ pub(super) struct Parts<M: StateMachine> {
     pub(super) notices: broadcast::Sender<GroupEvent>,
     pub(super) passages: Arc<Passages>,
     pub(super) budget: Arc<Semaphore>,
+    /// Whether this node may write.
+    pub(super) may_write: bool,
     /// The life of the group that is announced.
     pub(super) announced: watch::Sender<Option<raft::Incarnation>>,
     pub(super) closing: CancellationToken,
@@ -89,6 +91,8 @@ pub(super) struct Worker<M: StateMachine> {
     outgoing: Vec<Outgoing>,
     buffer: BytesMut,
     bonded: BTreeSet<PeerId>,
+    /// Those of them that may only read.
+    readers: BTreeSet<PeerId>,
     surroundings: Surroundings,
     known: raft::Surroundings,
     closing: Closing,
@@ -117,6 +121,7 @@ impl<M: StateMachine> Worker<M> {
             outgoing: Vec::new(),
             buffer: BytesMut::new(),
             bonded: BTreeSet::new(),
+            readers: BTreeSet::new(),
             surroundings: Surroundings::default(),
             known: raft::Surroundings::default(),
             closing: Closing::No,
@@ -194,8 +199,12 @@ impl<M: StateMachine> Worker<M> {
 
     fn handle(&mut self, now: Instant, event: Event<M>) {
         let input = match event {
-            Event::Message(peer, payload) => {
-                self.parts.queued.taken(&payload);
+            Event::Message {
+                peer,
+                may_write,
+                payload,
+            } => {
+                self.parts.queued.taken(may_write, &payload);
                 // A bond that has ended may have left messages in the queue.
                 if !self.bonded.contains(&peer) {
                     return;
@@ -229,14 +238,22 @@ impl<M: StateMachine> Worker<M> {
                 self.query(now, consistency, Reading { query, reply });
                 return;
             }
-            Event::Bonded(peer) => {
+            Event::Bonded { peer, may_write } => {
                 self.bonded.insert(peer);
+                if !may_write {
+                    self.readers.insert(peer);
+                }
                 self.notice(GroupEvent::Bonded(peer));
                 self.look_around(now);
-                Input::Bonded(peer)
+                if may_write {
+                    Input::Bonded(peer)
+                } else {
+                    Input::BondedReader(peer)
+                }
             }
             Event::Unbonded(peer) => {
                 self.bonded.remove(&peer);
+                self.readers.remove(&peer);
                 self.notice(GroupEvent::Unbonded(peer));
                 self.look_around(now);
                 Input::Unbonded(peer)
@@ -334,9 +351,19 @@ impl<M: StateMachine> Worker<M> {
         let mut unbonded = members
             .iter()
             .filter(|(peer, incarnation)| incarnation.is_none() && !self.bonded.contains(peer));
+        // What a member that may only read belongs to may never have been, or have lost all its writers: a writer that comes
+        // waits a while for another that knows of it, and not for ever.
+        let founded = || {
+            members
+                .iter()
+                .filter(|(_, incarnation)| incarnation.is_some())
+        };
+        let is_reader = |(peer, _): (&PeerId, _)| self.readers.contains(peer);
         let known = raft::Surroundings {
-            is_founded: members.values().any(Option::is_some),
-            incomplete: self.surroundings.awaits_bootstrap || unbonded.next().is_some(),
+            is_founded: founded().any(|member| !is_reader(member)),
+            incomplete: self.surroundings.awaits_bootstrap
+                || unbonded.next().is_some()
+                || founded().any(is_reader),
         };
         if known != self.known {
             self.known = known;
@@ -402,9 +429,13 @@ impl<M: StateMachine> Worker<M> {
         let is_level = self.level.is_reached(&status);
         let status = self.shown.updated(&status, is_level);
         if status != self.shown {
-            self.parts.announced.send_if_modified(|announced| {
-                std::mem::replace(announced, status.incarnation) != status.incarnation
-            });
+            // What a reader belongs to counts for nobody, so it does not say so: a writer that is alone would found the group
+            // only once the entries of all readers are forgotten that are gone as well.
+            if self.parts.may_write {
+                self.parts.announced.send_if_modified(|announced| {
+                    std::mem::replace(announced, status.incarnation) != status.incarnation
+                });
+            }
             self.shown.clone_from(&status);
             self.parts.status.set(status);
         }
@@ -446,6 +477,17 @@ impl<M: StateMachine> Worker<M> {
                 }
             }
             Output::Event(event) => self.event(event),
+            // What else it has said already is not looked at.
+            Output::Overstepped(peer) => {
+                if self.bonded.remove(&peer) {
+                    tracing::warn!(
+                        group = %self.parts.group.short(),
+                        peer = %peer.short(),
+                        "a member that may only read says what only writers say, and is shut out"
+                    );
+                    self.parts.switchboard.overstepped(self.parts.group, peer);
+                }
+            }
             Output::Stopped(reason) => {
                 self.stopped.get_or_insert(reason.into());
             }
@@ -497,7 +539,7 @@ impl<M: StateMachine> Worker<M> {
                     given_up = %superseded.version.incarnation,
                     into = %superseded.into,
                     commands = superseded.commands,
-                    "two foundings of a group have met, and this node's was given up"
+                    "a life of a group was given up for another: two foundings have met, or all writers are there"
                 );
                 GroupEvent::Superseded(Arc::new((*superseded).into()))
             }

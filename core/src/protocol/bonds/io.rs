@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::messages::Frame;
 use crate::id::{GroupId, Instance, PeerId};
-use crate::protocol::groups::GroupKey;
+use crate::protocol::groups::{GroupKey, WriteAccess};
 use crate::runtime::Side;
 use crate::time::{Duration, Instant};
 use crate::wire::CloseCode;
@@ -32,6 +32,8 @@ pub enum Input {
         group: GroupId,
         /// Its key.
         key: GroupKey,
+        /// Who may write to it, and whether this node may.
+        access: WriteAccess,
     },
     /// This node is in the group no longer.
     Left(GroupId),
@@ -85,6 +87,14 @@ pub enum Input {
         /// The member.
         peer: PeerId,
     },
+    /// A bonded member that has not proved that it may write has said what only writers say. It loses its link, with all
+    /// its bonds: none that keeps to the protocol does.
+    Overstepped {
+        /// The group.
+        group: GroupId,
+        /// The member.
+        peer: PeerId,
+    },
     /// The node shuts down: departs from all groups and closes all links, for good.
     Close,
 }
@@ -118,6 +128,7 @@ impl fmt::Debug for Input {
                 write!(f, "Send({group:?}, {peer:?}, {} bytes)", payload.len())
             }
             Self::Garbled { group, peer } => write!(f, "Garbled({group:?}, {peer:?})"),
+            Self::Overstepped { group, peer } => write!(f, "Overstepped({group:?}, {peer:?})"),
             Self::Close => f.write_str("Close"),
         }
     }
@@ -151,6 +162,8 @@ pub enum Output {
         group: GroupId,
         /// Who.
         peer: PeerId,
+        /// Whether it may write, as [`Event::Bonded`] says.
+        may_write: bool,
         /// What.
         payload: Bytes,
     },
@@ -168,6 +181,8 @@ pub enum Event {
         group: GroupId,
         /// The member.
         peer: PeerId,
+        /// It has proved that it may write, or nobody in the group has to.
+        may_write: bool,
     },
     /// There is no bond any more.
     Unbonded {
@@ -202,6 +217,12 @@ pub enum Refusal {
     /// The peer's proof is wrong. It is not asked again before its entry changes.
     #[error("the peer does not prove the group's key")]
     NotProved,
+    /// The peer says that this node's proof that it may write is wrong. It is not asked again before its entry changes.
+    #[error("the peer takes this node's proof of the group's write key for wrong")]
+    WriteDistrusted,
+    /// The peer says that it may write, and its proof is wrong. It is not asked again before its entry changes.
+    #[error("the peer does not prove the group's write key, though it says that it may write")]
+    WriteNotProved,
     /// The peer does not answer. It is asked again, later and later.
     #[error("the peer does not answer")]
     NoAnswer,
@@ -216,13 +237,19 @@ impl Refusal {
         match code {
             CloseCode::GROUP_NOT_MEMBER => Self::NotMember,
             CloseCode::GROUP_NOT_PROVED => Self::Distrusted,
+            CloseCode::GROUP_WRITE_NOT_PROVED => Self::WriteDistrusted,
             other => Self::Other(other),
         }
     }
 
     /// Whether asking again may help.
     pub(super) const fn is_final(self) -> bool {
-        matches!(self, Self::Distrusted | Self::NotProved)
+        match self {
+            Self::Distrusted | Self::NotProved | Self::WriteDistrusted | Self::WriteNotProved => {
+                true
+            }
+            Self::NotMember | Self::NoAnswer | Self::Other(_) => false,
+        }
     }
 }
 
@@ -263,6 +290,8 @@ pub struct BondInfo {
     pub peer: PeerId,
     /// The state of their bond.
     pub state: BondState,
+    /// The bond is up, and the peer has proved that it may write, or nobody in the group has to.
+    pub may_write: bool,
     /// The smoothed round-trip time of their link, once it was measured.
     pub rtt: Option<Duration>,
     /// About how many bytes this node has said in the group that their link has not taken yet; 32 MiB at most.
@@ -293,7 +322,7 @@ pub enum BondState {
 pub struct Stats {
     /// Links that were closed because the peer has broken the protocol.
     pub violations: u64,
-    /// Offers with a wrong proof.
+    /// Offers with a wrong proof, of either kind.
     pub wrong_proofs: u64,
     /// Offers in groups that this node is not in.
     pub not_member: u64,

@@ -10,7 +10,7 @@ use super::messages::Item;
 use super::outbox::Said;
 use super::peer::{Interest, Shared};
 use super::proof::{Ends, Proof};
-use crate::id::{GroupId, PeerId};
+use crate::id::{GroupId, PeerId, Signature};
 use crate::protocol::crossing::Candidate;
 use crate::protocol::mutant;
 use crate::runtime::Side;
@@ -20,6 +20,10 @@ use crate::wire::CloseCode;
 /// Offers that lead to nothing, within the time after which a silent peer is given up. A peer that makes more breaks
 /// the protocol.
 pub(super) const IDLE_OFFERS_MAX: u32 = 4_096;
+
+/// An offer counts for so many where a proof had to be checked that the peer may write, which takes far longer than one of the
+/// group's key.
+pub(super) const WRITE_PROOF_WEIGHT: u32 = 16;
 
 #[derive(Debug)]
 pub(super) struct Link {
@@ -45,6 +49,12 @@ pub(super) struct Link {
 struct Bond {
     phase: Phase,
     own: OwnProof,
+    /// This node's proof that it may write, once it was made: it is the same each time, and takes long to make.
+    own_write: Option<Signature>,
+    /// The peer's proof that it may write, by which the bond was made.
+    write: Option<Signature>,
+    /// Whether it may, where the bond is up.
+    may_write: bool,
     failures: u32,
     /// The refusal that was reported last.
     reported: Option<Refusal>,
@@ -172,6 +182,12 @@ impl Link {
         })
     }
 
+    /// Whether there is a bond in `group`, and the peer may write there.
+    pub(super) fn may_write(&self, group: GroupId) -> bool {
+        let bond = self.bonds.get(&group);
+        bond.is_some_and(|bond| bond.may_write && matches!(bond.phase, Phase::Bonded { .. }))
+    }
+
     /// Offers all bonds that are wanted and neither offered nor waiting for their time.
     pub(super) fn offer_wanted(&mut self, now: Instant, interest: &Interest, shared: &mut Shared) {
         for &group in interest.wanted() {
@@ -198,12 +214,21 @@ impl Link {
 
     /// Sends this node's proof. False where it is not in the group.
     fn send_proof(&mut self, group: GroupId, reply: bool, shared: &mut Shared) -> bool {
-        let Some(key) = shared.groups.get(&group) else {
+        let Some(keys) = shared.groups.get(&group) else {
             return false;
         };
-        let proof = key.prove(self.candidate.side, group, &self.ends);
-        self.say(group, Said::Offer { proof, reply }, shared);
-        self.bond(group).own = OwnProof::Stands;
+        let side = self.candidate.side;
+        let proof = keys.key.prove(side, group, &self.ends);
+        let known = self.bonds.get(&group).and_then(|bond| bond.own_write);
+        let write = known.or_else(|| keys.write.prove(side, group, &self.ends));
+        let bond = self.bond(group);
+        (bond.own, bond.own_write) = (OwnProof::Stands, write);
+        let offer = Said::Offer {
+            proof,
+            reply,
+            write,
+        };
+        self.say(group, offer, shared);
         true
     }
 
@@ -211,6 +236,9 @@ impl Link {
         self.bonds.entry(group).or_insert(Bond {
             phase: Phase::Left,
             own: OwnProof::Unsent,
+            own_write: None,
+            write: None,
+            may_write: false,
             failures: 0,
             reported: None,
         })
@@ -257,7 +285,11 @@ impl Link {
                 group,
                 proof,
                 reply,
-            } => return self.take_offer(now, group, &proof, reply, interest, shared),
+                write,
+            } => {
+                let proofs = (&proof, write);
+                return self.take_offer(now, group, proofs, reply, interest, shared);
+            }
             Item::Refuse { group, code } => {
                 self.take_refusal(now, group, Refusal::of(code), interest, shared);
             }
@@ -277,18 +309,18 @@ impl Link {
         &mut self,
         now: Instant,
         group: GroupId,
-        proof: &Proof,
+        (proof, write): (&Proof, Option<Signature>),
         reply: bool,
         interest: &mut Interest,
         shared: &mut Shared,
     ) -> Result<(), Closing> {
-        let Some(key) = shared.groups.get(&group) else {
+        let Some(keys) = shared.groups.get(&group) else {
             shared.stats.not_member += 1;
             // An answer comes from a peer that does not know yet that this node has left.
             if !reply {
                 self.say(group, Said::Refuse(CloseCode::GROUP_NOT_MEMBER), shared);
             }
-            return self.count_idle_offer(now, shared);
+            return self.count_idle_offer(now, 1, shared);
         };
         let peer_side = match self.candidate.side {
             Side::Dialer => Side::Acceptor,
@@ -296,37 +328,48 @@ impl Link {
         };
         // This node's own proof, sent back to it, shows that the peer has heard it and no more.
         let is_reflected_taken = mutant!(shared.config, ProofOfEitherEnd);
-        let is_proved = key.verify(peer_side, group, &self.ends, proof)
-            || (is_reflected_taken && key.verify(self.candidate.side, group, &self.ends, proof));
+        let is_proved = keys.key.verify(peer_side, group, &self.ends, proof)
+            || (is_reflected_taken && keys.key.verify(self.candidate.side, group, &self.ends, proof));
         if !is_proved {
-            return self.take_wrong_proof(now, group, interest, shared);
+            return self.take_wrong_proof(now, group, Refusal::NotProved, interest, shared);
         }
-        interest.trust(group, shared);
-        let (phase, own) = {
-            let bond = self.bond(group);
-            (bond.phase, bond.own)
+        let (phase, own, known) = match self.bonds.get(&group) {
+            Some(bond) => (bond.phase, bond.own, bond.write),
+            None => (Phase::Left, OwnProof::Unsent, None),
         };
+        if let Phase::Bonded { .. } = phase {
+            // A bond stays what it was made as: whoever may write from now on departs first, and offers another. So a
+            // signature, which costs far more than the proof of the key, is checked once for each bond.
+            if write != known {
+                return Err(Closing::violation(CloseCode::GROUP_WRITE_NOT_PROVED));
+            }
+        } else if !(keys.write).verify(peer_side, group, &self.ends, write.as_ref()) {
+            self.take_wrong_proof(now, group, Refusal::WriteNotProved, interest, shared)?;
+            return self.count_idle_offer(now, WRITE_PROOF_WEIGHT, shared);
+        }
+        let weight = write.map_or(1, |_| WRITE_PROOF_WEIGHT);
+        interest.trust(group, shared);
         match phase {
             // The peer has this node's proof, or will have it: links keep their order.
-            Phase::Offered { .. } => self.make_bond(now, group, shared),
+            Phase::Offered { .. } => self.make_bond(now, group, write, shared),
             Phase::Bonded { .. } if reply => {}
             Phase::Bonded { .. } => {
                 self.send_proof(group, true, shared);
-                return self.count_idle_offer(now, shared);
+                return self.count_idle_offer(now, 1, shared);
             }
             Phase::Apart { .. } | Phase::Left if reply => {
                 // It answers an offer that was given up here. One that was taken back it will know of.
                 if own == OwnProof::Stands {
-                    self.make_bond(now, group, shared);
+                    self.make_bond(now, group, write, shared);
                 } else {
-                    return self.count_idle_offer(now, shared);
+                    return self.count_idle_offer(now, weight, shared);
                 }
             }
             Phase::Apart { .. } | Phase::Left => {
                 self.send_proof(group, true, shared);
-                self.make_bond(now, group, shared);
+                self.make_bond(now, group, write, shared);
                 if own != OwnProof::Unsent {
-                    return self.count_idle_offer(now, shared);
+                    return self.count_idle_offer(now, weight, shared);
                 }
             }
         }
@@ -337,19 +380,27 @@ impl Link {
         &mut self,
         now: Instant,
         group: GroupId,
+        why: Refusal,
         interest: &mut Interest,
         shared: &mut Shared,
     ) -> Result<(), Closing> {
         shared.stats.wrong_proofs += 1;
-        let why = Some(Refusal::NotProved);
+        let code = match why {
+            Refusal::WriteNotProved => CloseCode::GROUP_WRITE_NOT_PROVED,
+            _ => CloseCode::GROUP_NOT_PROVED,
+        };
         let phase = self.bond(group).phase;
-        if matches!(phase, Phase::Apart { why: known, .. } if known == why) {
-            return Err(Closing::violation(CloseCode::GROUP_NOT_PROVED));
+        if let Phase::Apart {
+            why: Some(Refusal::NotProved | Refusal::WriteNotProved),
+            ..
+        } = phase
+        {
+            return Err(Closing::violation(code));
         }
-        self.say(group, Said::Refuse(CloseCode::GROUP_NOT_PROVED), shared);
-        self.unbond(group, Loss::Refused(Refusal::NotProved), shared);
+        self.say(group, Said::Refuse(code), shared);
+        self.unbond(group, Loss::Refused(why), shared);
         interest.distrust(group, shared);
-        self.part(now, group, why, shared);
+        self.part(now, group, Some(why), shared);
         Ok(())
     }
 
@@ -383,6 +434,7 @@ impl Link {
                 shared.outputs.push_back(Output::Message {
                     group,
                     peer,
+                    may_write: bond.may_write,
                     payload,
                 });
             }
@@ -393,21 +445,35 @@ impl Link {
         Ok(())
     }
 
-    fn count_idle_offer(&mut self, now: Instant, shared: &Shared) -> Result<(), Closing> {
+    fn count_idle_offer(
+        &mut self,
+        now: Instant,
+        weight: u32,
+        shared: &Shared,
+    ) -> Result<(), Closing> {
         if now.since(self.idle_offers_since) >= shared.config.silence() {
             self.idle_offers = 0;
             self.idle_offers_since = now;
         }
-        self.idle_offers += 1;
+        self.idle_offers += weight;
         if self.idle_offers > IDLE_OFFERS_MAX {
             return Err(Closing::violation(CloseCode::TOO_MANY));
         }
         Ok(())
     }
 
-    fn make_bond(&mut self, now: Instant, group: GroupId, shared: &mut Shared) {
+    fn make_bond(
+        &mut self,
+        now: Instant,
+        group: GroupId,
+        write: Option<Signature>,
+        shared: &mut Shared,
+    ) {
+        let keys = shared.groups.get(&group);
+        let may_write = keys.is_some_and(|keys| keys.write.admits(write.as_ref()));
         let bond = self.bond(group);
         bond.phase = Phase::Bonded { since: now };
+        (bond.write, bond.may_write) = (write, may_write);
         bond.failures = 0;
         bond.reported = None;
         self.bonded += 1;
@@ -415,6 +481,7 @@ impl Link {
         shared.event(Event::Bonded {
             group,
             peer: self.peer,
+            may_write,
         });
     }
 
@@ -463,6 +530,7 @@ impl Link {
         let bond = self.bond(group);
         bond.phase = Phase::Left;
         bond.reported = None;
+        bond.own_write = None;
         if bond.own == OwnProof::Stands {
             bond.own = OwnProof::Withdrawn;
             self.say(group, Said::Depart, shared);

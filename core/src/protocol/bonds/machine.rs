@@ -11,8 +11,8 @@ use super::config::Config;
 use super::io::{BondInfo, BondState, Input, LinkId, Loss, Output, Stats};
 use super::link::{Closing, Link};
 use super::messages::{PAYLOAD_LEN_MAX, decode};
-use super::peer::{Dial, Peer, Shared};
-use super::proof::ProofKey;
+use super::peer::{Dial, Keys, Peer, Shared};
+use super::proof::{ProofKey, WriteGuard};
 use crate::id::{GroupId, PeerId};
 use crate::protocol::Machine;
 use crate::protocol::crossing::{self, Candidate, Verdict};
@@ -86,6 +86,7 @@ impl Bonds {
             Some(BondInfo {
                 peer: peer.id,
                 state,
+                may_write: link.is_some_and(|link| link.may_write(group)),
                 rtt: link.and_then(|link| link.line().rtt()),
                 waiting: link.map_or(0, |link| link.line().waiting(group)),
             })
@@ -246,12 +247,13 @@ impl Bonds {
         }
     }
 
-    /// What a member has said cannot be read: it breaks the protocol, unless the bond has ended since.
-    fn garbled(&mut self, now: Instant, group: GroupId, id: PeerId) {
+    /// What a member has said cannot be read, or is not for it to say: it breaks the protocol, unless the bond has ended
+    /// since.
+    fn violated(&mut self, now: Instant, group: GroupId, id: PeerId, code: CloseCode) {
         let link = self.peers.get(&id).and_then(|peer| peer.link.as_ref());
         let state = link.and_then(|link| link.state(group));
         if matches!(state, Some(BondState::Bonded { .. })) {
-            let closing = Closing::violation(CloseCode::PROTOCOL_VIOLATION);
+            let closing = Closing::violation(code);
             self.with_peer(now, id, |peer, shared| peer.close_link(closing, shared));
         }
     }
@@ -305,9 +307,12 @@ impl Machine for Bonds {
                     self.with_peer(now, peer, |peer, shared| peer.set_named(groups, shared));
                 }
             }
-            Input::Joined { group, key } => {
+            Input::Joined { group, key, access } => {
                 if let Entry::Vacant(entry) = self.shared.groups.entry(group) {
-                    entry.insert(ProofKey::new(&key));
+                    entry.insert(Keys {
+                        key: ProofKey::new(&key),
+                        write: WriteGuard::new(&access),
+                    });
                     self.membership_changed(now, group);
                 }
             }
@@ -340,7 +345,12 @@ impl Machine for Bonds {
                 payload,
                 can_wait,
             } => self.send(now, group, peer, payload, can_wait),
-            Input::Garbled { group, peer } => self.garbled(now, group, peer),
+            Input::Garbled { group, peer } => {
+                self.violated(now, group, peer, CloseCode::PROTOCOL_VIOLATION);
+            }
+            Input::Overstepped { group, peer } => {
+                self.violated(now, group, peer, CloseCode::GROUP_NOT_WRITER);
+            }
             Input::Close => self.close(now),
         }
     }

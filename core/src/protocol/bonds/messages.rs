@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use super::proof::Proof;
-use crate::id::GroupId;
+use crate::id::{GroupId, Signature};
 use crate::runtime::Alpn;
 use crate::wire::{CloseCode, FRAME_HEADER_LEN, encode_into};
 
@@ -24,7 +24,7 @@ pub const PAYLOAD_LEN_MAX: usize = (16 << 20) + (128 << 10);
 pub(super) const FRAME_LEN_AIM: usize = 64 << 10;
 
 /// An upper bound of an item's length without its payload, in bytes.
-const HEADER_LEN_MAX: usize = 80;
+const HEADER_LEN_MAX: usize = 144;
 
 /// The longest frame, in bytes, without the length in front.
 pub const FRAME_LEN_MAX: usize = FRAME_LEN_AIM + HEADER_LEN_MAX + PAYLOAD_LEN_MAX;
@@ -50,6 +50,8 @@ pub enum Item {
         proof: Proof,
         /// It answers an offer, and needs no answer.
         reply: bool,
+        /// The sender's proof for this link that it may write, where the group asks for one and it may.
+        write: Option<Signature>,
     },
     /// The sender refuses the bond that was offered.
     Refuse {
@@ -87,6 +89,13 @@ enum Header {
     Message {
         group: GroupId,
         len: u32,
+    },
+    /// An offer of one that may write.
+    OfferToWrite {
+        group: GroupId,
+        proof: Proof,
+        reply: bool,
+        write: Signature,
     },
 }
 
@@ -134,6 +143,18 @@ pub fn decode(frame: &Bytes) -> Result<Vec<Item>, ItemError> {
                 group,
                 proof,
                 reply,
+                write: None,
+            },
+            Header::OfferToWrite {
+                group,
+                proof,
+                reply,
+                write,
+            } => Item::Offer {
+                group,
+                proof,
+                reply,
+                write: Some(write),
             },
             Header::Refuse { group, code } => Item::Refuse { group, code },
             Header::Depart(group) => Item::Depart(group),
@@ -225,11 +246,20 @@ impl FrameBuilder {
                 group,
                 proof,
                 reply,
+                write,
             } => {
-                let header = Header::Offer {
-                    group,
-                    proof,
-                    reply,
+                let header = match write {
+                    None => Header::Offer {
+                        group,
+                        proof,
+                        reply,
+                    },
+                    Some(write) => Header::OfferToWrite {
+                        group,
+                        proof,
+                        reply,
+                        write,
+                    },
                 };
                 (header, Bytes::new())
             }
@@ -272,6 +302,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::id::SecretKey;
 
     fn items() -> impl Strategy<Value = Item> {
         let group = any::<[u8; 32]>().prop_map(GroupId::from_bytes);
@@ -279,13 +310,18 @@ mod tests {
         prop_oneof![
             any::<u64>().prop_map(Item::Ping),
             any::<u64>().prop_map(Item::Pong),
-            (group.clone(), any::<[u8; 32]>(), any::<bool>()).prop_map(|(group, proof, reply)| {
-                Item::Offer {
+            (
+                group.clone(),
+                any::<[u8; 32]>(),
+                any::<bool>(),
+                any::<bool>()
+            )
+                .prop_map(|(group, proof, reply, writes)| Item::Offer {
                     group,
                     proof,
                     reply,
-                }
-            }),
+                    write: writes.then(signature),
+                }),
             (group.clone(), any::<u32>()).prop_map(|(group, code)| Item::Refuse {
                 group,
                 code: CloseCode::from_u32(code)
@@ -296,6 +332,10 @@ mod tests {
                 payload: vec![byte; len].into()
             }),
         ]
+    }
+
+    fn signature() -> Signature {
+        SecretKey::from("writer").sign(b"message")
     }
 
     fn build(items: &[Item]) -> Frame {
@@ -365,6 +405,7 @@ mod tests {
                 group,
                 proof: [0xff; 32],
                 reply: true,
+                write: Some(signature()),
             },
             Item::Refuse { group, code },
         ];

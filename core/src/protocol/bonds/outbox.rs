@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::messages::{Frame, FrameBuilder, Item};
 use super::proof::Proof;
-use crate::id::GroupId;
+use crate::id::{GroupId, Signature};
 use crate::wire::CloseCode;
 
 /// The most that the messages of one link may weigh together.
@@ -19,7 +19,11 @@ const MESSAGE_WEIGHT: usize = 256;
 /// Something said in one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Said {
-    Offer { proof: Proof, reply: bool },
+    Offer {
+        proof: Proof,
+        reply: bool,
+        write: Option<Signature>,
+    },
     Refuse(CloseCode),
     Depart,
     Message(Bytes),
@@ -35,10 +39,15 @@ impl Said {
 
     fn into_item(self, group: GroupId) -> Item {
         match self {
-            Self::Offer { proof, reply } => Item::Offer {
+            Self::Offer {
+                proof,
+                reply,
+                write,
+            } => Item::Offer {
                 group,
                 proof,
                 reply,
+                write,
             },
             Self::Refuse(code) => Item::Refuse { group, code },
             Self::Depart => Item::Depart(group),

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use super::config::Config;
 use super::io::{Event, LinkId, Loss, Output, Stats};
 use super::link::{Closing, Link};
-use super::proof::ProofKey;
+use super::proof::{ProofKey, WriteGuard};
 use crate::id::{GroupId, PeerId};
 use crate::time::{Duration, Instant};
 
@@ -18,9 +18,15 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) rng: ChaCha8Rng,
     /// The groups that this node is in.
-    pub(super) groups: BTreeMap<GroupId, ProofKey>,
+    pub(super) groups: BTreeMap<GroupId, Keys>,
     pub(super) outputs: VecDeque<Output>,
     pub(super) stats: Stats,
+}
+
+/// What this node proves in one group, and checks the others by.
+pub(super) struct Keys {
+    pub(super) key: ProofKey,
+    pub(super) write: WriteGuard,
 }
 
 impl Shared {

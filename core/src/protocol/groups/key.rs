@@ -41,20 +41,8 @@ impl GroupKey {
     /// that must not wait.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        if let Some(bytes) = hex::decode(text.as_bytes()) {
-            return Self(bytes);
-        }
-        let params = Params::new(
-            Self::STRETCH_KIB,
-            Self::STRETCH_PASSES,
-            Self::STRETCH_LANES,
-            Some(32),
-        );
-        let params = params.expect("the parameters are constants within Argon2's limits");
         let mut key = Self([0; 32]);
-        Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-            .hash_password_into(text.as_bytes(), b"smalti group key 1", &mut key.0)
-            .expect("text, salt and output lie within Argon2's limits");
+        of_text(text, b"smalti group key 1", &mut key.0);
         key
     }
 
@@ -88,6 +76,25 @@ impl fmt::Debug for GroupKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("GroupKey(..)")
     }
+}
+
+/// Fills `key` with the bytes that 64 hexadecimal digits stand for, or with any other text, stretched as
+/// [`GroupKey::new`] says. What keys are for tells by the `salt`, so that one text gives keys that have nothing in common.
+pub(super) fn of_text(text: &str, salt: &[u8], key: &mut [u8; 32]) {
+    if let Some(bytes) = hex::decode(text.as_bytes()) {
+        *key = bytes;
+        return;
+    }
+    let params = Params::new(
+        GroupKey::STRETCH_KIB,
+        GroupKey::STRETCH_PASSES,
+        GroupKey::STRETCH_LANES,
+        Some(32),
+    );
+    let params = params.expect("the parameters are constants within Argon2's limits");
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+        .hash_password_into(text.as_bytes(), salt, key)
+        .expect("text, salt and output lie within Argon2's limits");
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 mod key;
 mod terms;
+mod write_key;
 
 pub use key::GroupKey;
 pub use terms::Terms;
+pub use write_key::{WriteAccess, WriteKey, WriteKeyMismatch, WriteVerifier};

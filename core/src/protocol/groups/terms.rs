@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::GroupKey;
+use super::{GroupKey, WriteVerifier};
 use crate::id::{Digest, GroupId, UniqueId};
 use crate::protocol::raft::Config;
 use crate::wire;
@@ -23,6 +23,8 @@ pub struct Terms {
     pub sync: UniqueId,
     /// The names of those who judge tickets, without their keys: these may change in a group's life.
     pub ticket_validators: BTreeSet<UniqueId>,
+    /// What writers are checked by; `None` where whoever knows the key may write.
+    pub write_verifier: Option<WriteVerifier>,
 }
 
 impl Terms {
@@ -43,6 +45,10 @@ impl Terms {
                 .iter()
                 .map(|name| &name.as_bytes()[..]),
         );
+        if let Some(verifier) = &self.write_verifier {
+            // No name of a validator is so short: neither is taken for the other.
+            parts.extend([&b"write verifier"[..], verifier.as_bytes()]);
+        }
         Digest::of("group id 1", &parts).into()
     }
 }
@@ -59,6 +65,7 @@ mod tests {
             machine: unique_id!("counter"),
             sync: unique_id!("log"),
             ticket_validators: BTreeSet::from([unique_id!("jwt")]),
+            write_verifier: None,
         }
     }
 
@@ -77,11 +84,26 @@ mod tests {
         stricter.ticket_validators.insert(unique_id!("tdx"));
         let mut open = terms();
         open.ticket_validators.clear();
-        let others = [durable, slower, machine, sync, stricter, open];
+        let verifier = WriteVerifier::from_bytes([3; 32]);
+        let mut guarded = terms();
+        guarded.write_verifier = Some(verifier);
+        let mut named_alike = terms();
+        let name = UniqueId::from_bytes(*verifier.as_bytes());
+        named_alike.ticket_validators.insert(name);
+        let others = [
+            durable,
+            slower,
+            machine,
+            sync,
+            stricter,
+            open,
+            guarded,
+            named_alike,
+        ];
         let mut ids: BTreeSet<GroupId> = others.iter().map(|terms| terms.group_id(&key)).collect();
         ids.insert(terms().group_id(&key));
         ids.insert(terms().group_id(&GroupKey::from_bytes([2; 32])));
-        assert_eq!(ids.len(), 8);
+        assert_eq!(ids.len(), 10);
         assert_eq!(terms().group_id(&key), terms().group_id(&key.clone()));
     }
 

@@ -19,6 +19,7 @@ use super::log::Log;
 use super::machine::Identity;
 use super::meeting::Meetings;
 use super::messages::{Envelope, Hello, Message};
+use super::readers;
 use super::reforming::Reforming;
 use super::standing::{Seal, Standing};
 use super::status::Role;
@@ -56,6 +57,8 @@ pub(super) struct Peer {
     pub(super) run: Run,
     pub(super) incarnation: Option<Incarnation>,
     pub(super) preference: LeadershipPreference,
+    /// Whether it may write. What one says that may not counts for nothing but itself.
+    pub(super) may_write: bool,
     pub(super) commit: Index,
     /// The founding that it has left last.
     pub(super) left: Option<Incarnation>,
@@ -75,12 +78,13 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, may_write: bool) -> Self {
         Self {
             instance: None,
             run: Run::default(),
             incarnation: None,
             preference: LeadershipPreference::Normal,
+            may_write,
             commit: Index::ZERO,
             left: None,
             succeeds: None,
@@ -98,6 +102,8 @@ pub(super) struct Core {
     pub(super) config: Config,
     pub(super) group: GroupId,
     pub(super) preference: LeadershipPreference,
+    /// Whether the member may write; if not, it neither votes nor founds, whatever its log says of it.
+    pub(super) may_write: bool,
     pub(super) rng: ChaCha8Rng,
     pub(super) me: Member,
     pub(super) run: Run,
@@ -189,6 +195,7 @@ impl Core {
         let mut core = Self {
             group: identity.group,
             preference: identity.preference,
+            may_write: true,
             me: Member {
                 peer: identity.peer,
                 instance,
@@ -320,8 +327,12 @@ impl Core {
         self.outputs.push_back(Output::Stopped(reason));
     }
 
-    /// What is said to `peer`, in its present life; `None` where that is not known.
+    /// What is said to `peer`, in its present life; `None` where that is not known, and where it is not for this member to
+    /// say.
     pub(super) fn envelope(&self, peer: PeerId, message: Message) -> Option<Envelope> {
+        if !self.may_write && !readers::may_say(&message) {
+            return None;
+        }
         let to = self.peers.get(&peer)?.instance?;
         Some(Envelope {
             from: self.me.instance,
@@ -530,14 +541,14 @@ impl Core {
 
     // ---- Bonds and who is who ----
 
-    pub(super) fn bonded(&mut self, now: Instant, peer: PeerId) {
+    pub(super) fn bonded(&mut self, now: Instant, peer: PeerId, may_write: bool) {
         if peer == self.me.peer {
             return;
         }
         if let Some(known) = self.peers.remove(&peer) {
             self.forget(&known, peer);
         }
-        self.peers.insert(peer, Peer::new(now));
+        self.peers.insert(peer, Peer::new(now, may_write));
     }
 
     pub(super) fn unbonded(&mut self, peer: PeerId) {
@@ -633,6 +644,7 @@ impl Core {
         if self.reforming.is_gone(&sender) {
             return false;
         }
+        let promises = self.may_have_promised(&sender);
         let our_ping = self.ping;
         let is_for_us = envelope.to == Some(self.me.instance);
         let takes_us_for_another = envelope.to.is_some() && !is_for_us;
@@ -716,13 +728,18 @@ impl Core {
             peer.booted_at_ping = our_ping + 1;
         }
         // One whose incarnation has ended is to hear so, and may have heard our number without that.
-        if is_booted || (is_behind && is_elsewhere) {
+        if promises && (is_booted || (is_behind && is_elsewhere)) {
             self.introduce_anew(now);
         }
         let last = self.log.last().index;
         if let State::Leader(leading) = &mut self.state {
             if let Some(instance) = old_life {
-                leading.lost(Member { peer: id, instance }, last);
+                let before = Member { peer: id, instance };
+                if promises {
+                    leading.lost(before, last);
+                } else {
+                    leading.progress.remove(&before);
+                }
             }
             let is_ours = envelope.incarnation == self.incarnation
                 || (envelope.incarnation.is_some() && mutant!(self.config, IncarnationIgnored));

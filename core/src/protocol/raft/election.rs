@@ -31,7 +31,7 @@ impl Core {
             return;
         }
         self.await_leader(now);
-        if self.is_voter() && !self.reforming.is_pledged() {
+        if self.is_voter() && self.may_write && !self.reforming.is_pledged() {
             self.ask_whether_elected(now);
         } else {
             self.set_leader(None);

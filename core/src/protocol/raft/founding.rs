@@ -129,6 +129,8 @@ impl Core {
             .peers
             .iter()
             .filter(|(_, peer)| peer.incarnation.is_none() && peer.instance.is_some())
+            // Nobody waits for those who never found.
+            .filter(|(_, peer)| peer.may_write)
             .map(|(id, _)| *id)
             .collect();
         let State::Candidate(candidacy) = &mut self.state else {
@@ -285,6 +287,7 @@ impl Core {
         let is_free = self.incarnation.is_none_or(|ours| ours == incarnation)
             && self.last() == Position::ZERO;
         if charter.group != self.group
+            || !self.may_write
             || !is_listed
             || !is_free
             || charter.voters.len() > super::config::VOTERS_MAX
@@ -322,8 +325,9 @@ impl Core {
         };
         match (self.incarnation, peer.incarnation) {
             // A late node joins what is there, with a leader or without (schedule H14); but not what it has
-            // left itself, which others may have joined on its word.
-            (None, Some(theirs)) if self.left != Some(theirs) => {
+            // left itself, which others may have joined on its word, nor what only those speak of who may not write:
+            // it may never have been.
+            (None, Some(theirs)) if self.left != Some(theirs) && peer.may_write => {
                 self.join(now, self.seals.last_of(theirs));
             }
             (Some(_), None) => {

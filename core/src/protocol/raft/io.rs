@@ -15,6 +15,9 @@ use crate::id::PeerId;
 pub enum Input {
     /// There is a bond with the peer: messages can be sent to it.
     Bonded(PeerId),
+    /// There is a bond with a peer that has not proved that it may write, in a group where that has to be proved. It is
+    /// served, but never a voter, and nothing that it says of the group counts.
+    BondedReader(PeerId),
     /// There is none any more.
     Unbonded(PeerId),
     /// A message from a bonded peer.
@@ -40,7 +43,7 @@ pub enum Input {
     /// The node leaves the group for good.
     Leave,
     /// An operator wants a group that [stands still](Event::Stalled) to go on from what is left, without proof that the
-    /// others are gone. Ignored where it goes on by itself.
+    /// others are gone. Ignored where it goes on by itself, and at a member that may only read.
     Reform,
 }
 
@@ -71,6 +74,8 @@ pub enum Output {
     ReadReady(ReadId, Version),
     /// The read cannot be answered.
     ReadFailed(ReadId, ReadError),
+    /// A peer that may only read has said what only writers say. None that keeps to the protocol does: end the bond.
+    Overstepped(PeerId),
     /// The machine does nothing any more.
     Stopped(StopReason),
 }
@@ -161,6 +166,9 @@ pub enum Rejection {
         "the group has met another founding of itself and takes no commands until one of them is given up; try again"
     )]
     Frozen,
+    /// This member may only read.
+    #[error("this node may only read: the group's write key is needed to write")]
+    ReadOnly,
     /// The machine has stopped.
     #[error("the group has stopped on this node")]
     Stopped,
@@ -213,7 +221,8 @@ pub enum Event {
     /// It votes now, or no longer.
     Voting(bool),
     /// The incarnation that it belonged to was given up for another, to which it belongs now. Its state machine
-    /// is as it was before any command. Calls and reads that were open end as superseded.
+    /// is as it was before any command. Calls and reads that were open end as superseded. A member that may only read also
+    /// gives one up that has not ended, as far as is known, where all those that may write are elsewhere.
     Superseded(Box<Superseded>),
     /// The group stands still: so many voters are silent that nobody can be elected, and it is not proved that they
     /// are gone. Told once; what is missing may change.

@@ -20,6 +20,7 @@ use super::io::{
     Superseded, WriteId,
 };
 use super::messages::{Envelope, Message};
+use super::readers;
 use super::reads::Reader;
 use super::replica::Replica;
 use super::saving::Saving;
@@ -124,6 +125,15 @@ impl<S: StateMachine> Raft<S> {
         })
     }
 
+    /// The same as a member that may only read: it observes, and never votes, founds or writes, whatever its store says of it.
+    /// For groups in which writers prove themselves, where the others would not listen to it.
+    #[must_use]
+    pub fn reading_only(mut self) -> Self {
+        self.core.may_write = false;
+        self.core.preference = LeadershipPreference::Observer;
+        self
+    }
+
     /// Where the member stands.
     #[must_use]
     pub fn status(&self) -> Status<'_> {
@@ -165,12 +175,19 @@ impl<S: StateMachine> Raft<S> {
 
     // ---- Messages ----
 
-    fn message(&mut self, now: Instant, id: PeerId, envelope: Envelope) {
+    fn message(&mut self, now: Instant, id: PeerId, mut envelope: Envelope) {
         let core = &mut self.core;
         // Terms are counted up from one: no honest member comes so far, and there is none after the last.
         let is_absurd = envelope.message.term() > Some(TERM_MAX);
-        if !core.peers.contains_key(&id) || is_absurd {
+        let Some(peer) = core.peers.get(&id).filter(|_| !is_absurd) else {
             return;
+        };
+        if !peer.may_write && !mutant!(core.config, ReaderHeard) {
+            let Some(message) = readers::heard(envelope.message) else {
+                core.outputs.push_back(Output::Overstepped(id));
+                return;
+            };
+            envelope.message = message;
         }
         let from = Member {
             peer: id,
@@ -270,7 +287,15 @@ impl<S: StateMachine> Raft<S> {
                     self.client.not_leader(now, from);
                 }
             }
-            Message::ReadIndex { id } => core.read_index(Reader::Remote(from, id)),
+            Message::ReadIndex { id } => {
+                let peer = core.peers.get(&from.peer);
+                let reader = if peer.is_some_and(|peer| peer.may_write) {
+                    Reader::Remote(from, id)
+                } else {
+                    Reader::Unproved(from, id)
+                };
+                core.read_index(reader);
+            }
             Message::ReadIndexReply { id, index } => {
                 let is_at_once = mutant!(core.config, ReadBeforeApplied);
                 let index = if is_at_once { Index::ZERO } else { index };
@@ -450,6 +475,10 @@ impl<S: StateMachine> Raft<S> {
 
     /// Hands this node's commands to the leader, which it may be itself.
     fn hand_over_calls(&mut self, now: Instant) {
+        // Nobody would open a session for it.
+        if !self.core.may_write {
+            return;
+        }
         let reachable = self.core.reachable_leader();
         if reachable == Some(self.core.me) && (!self.core.takes_commands() || self.is_full()) {
             self.client.put_off(now);
@@ -602,14 +631,18 @@ impl<S: StateMachine> Raft<S> {
     }
 
     fn execute(&mut self, call: CallId, command: &[u8]) {
-        if let Err(rejection) = self.client.execute(call, command) {
+        if !self.core.may_write {
+            self.reject(call, 1, &Rejection::ReadOnly);
+        } else if let Err(rejection) = self.client.execute(call, command) {
             self.reject(call, 1, &rejection);
         }
     }
 
     fn execute_many(&mut self, first: CallId, commands: Commands) {
         let count = commands.count();
-        if let Err(rejection) = self.client.execute_many(first, commands) {
+        if !self.core.may_write {
+            self.reject(first, count, &Rejection::ReadOnly);
+        } else if let Err(rejection) = self.client.execute_many(first, commands) {
             self.reject(first, count, &rejection);
         }
     }
@@ -658,7 +691,11 @@ impl<S: StateMachine> Machine for Raft<S> {
         }
         match input {
             Input::Bonded(peer) => {
-                self.core.bonded(now, peer);
+                self.core.bonded(now, peer, true);
+                self.sources_changed(now);
+            }
+            Input::BondedReader(peer) => {
+                self.core.bonded(now, peer, false);
                 self.sources_changed(now);
             }
             Input::Unbonded(peer) => {

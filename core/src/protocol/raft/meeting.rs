@@ -65,7 +65,8 @@ impl Core {
 
     fn members_of(&self, incarnation: Incarnation) -> Vec<PeerId> {
         let peers = self.peers.iter();
-        let of_it = peers.filter(|(_, peer)| peer.incarnation == Some(incarnation));
+        let of_it =
+            peers.filter(|(_, peer)| peer.may_write && peer.incarnation == Some(incarnation));
         of_it.map(|(id, _)| *id).collect()
     }
 
@@ -109,7 +110,7 @@ impl Core {
         let peers = self.peers.iter();
         let greater = peers.filter(|(_, peer)| {
             let theirs = peer.incarnation.filter(|theirs| *theirs > ours);
-            theirs.is_some_and(|theirs| self.seals.get(&theirs).is_none())
+            peer.may_write && theirs.is_some_and(|theirs| self.seals.get(&theirs).is_none())
         });
         let greater: Vec<PeerId> = greater.map(|(id, _)| *id).collect();
         self.say(&greater, Meeting::Greet);

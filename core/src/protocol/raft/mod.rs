@@ -24,6 +24,7 @@ mod messages;
 mod outline;
 mod outputs;
 mod progress;
+mod readers;
 mod reads;
 mod reforming;
 mod remains;

@@ -9,6 +9,8 @@ use crate::protocol::mutant;
 
 /// Reads that wait at a leader, at most; more are dropped, and asked again by those who want them.
 const WAITING_MAX: usize = 65_536;
+/// Those of members that may only read, at most: they do not keep the others' from being answered.
+const OF_READERS_MAX: usize = WAITING_MAX / 2;
 
 /// Who wants to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(super) enum Reader {
     Local(u64),
     /// Another member, by the number that it gave.
     Remote(Member, u64),
+    /// One that may only read, as it has not proved more.
+    Unproved(Member, u64),
 }
 
 /// Reads that a leader has not answered yet.
@@ -26,6 +30,8 @@ pub(super) struct Reads {
     early: Vec<Reader>,
     /// Each with the commit index when it came, and the round that has to be confirmed.
     waiting: VecDeque<(u64, Index, Reader)>,
+    /// How many of them are of members that may only read.
+    of_readers: usize,
 }
 
 impl Reads {
@@ -44,13 +50,17 @@ impl Core {
         let State::Leader(leading) = &mut self.state else {
             return;
         };
-        if leading.reads.early.len() + leading.reads.waiting.len() >= WAITING_MAX {
+        let of_reader = matches!(reader, Reader::Unproved(..));
+        if leading.reads.early.len() + leading.reads.waiting.len() >= WAITING_MAX
+            || (of_reader && leading.reads.of_readers >= OF_READERS_MAX)
+        {
             return;
         }
         if serves_stale {
             self.answer(reader, commit);
             return;
         }
+        leading.reads.of_readers += usize::from(of_reader);
         // A new leader may not know yet what its predecessors have acknowledged.
         if !is_ready {
             leading.reads.early.push(reader);
@@ -110,6 +120,9 @@ impl Core {
         while let Some((round, index, reader)) = leading.reads.waiting.front()
             && *round <= confirmed
         {
+            if let Reader::Unproved(..) = reader {
+                leading.reads.of_readers -= 1;
+            }
             answered.push((*reader, *index));
             leading.reads.waiting.pop_front();
         }
@@ -121,7 +134,7 @@ impl Core {
     fn answer(&mut self, reader: Reader, index: Index) {
         match reader {
             Reader::Local(id) => self.read_indexes.push((id, index)),
-            Reader::Remote(member, id) => {
+            Reader::Remote(member, id) | Reader::Unproved(member, id) => {
                 self.send_to(member, Message::ReadIndexReply { id, index });
             }
         }

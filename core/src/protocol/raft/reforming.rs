@@ -7,10 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::core::{Core, State};
+use super::core::{Core, Peer, State};
 use super::messages::{Message, Pledge, Reform};
 use super::remains::{Answer, Finding, Left, NAMED_MAX, Part, Remains, Survey};
-use super::types::{Incarnation, Member, Position};
+use super::types::{Incarnation, Index, Member, Position};
 use crate::id::{Digest, PeerId};
 use crate::protocol::mutant;
 use crate::time::{Duration, Instant};
@@ -171,6 +171,10 @@ impl Core {
         if self.reforming_due_at().is_none_or(|at| at > now) {
             return;
         }
+        if !self.may_write {
+            self.look_for_writers(now);
+            return;
+        }
         if self.reforming.attempt.is_some() {
             self.conclude(now);
         }
@@ -198,7 +202,7 @@ impl Core {
 
     /// It is to reform without proof. Nothing comes of it where the group can go on.
     pub(super) fn order(&mut self, now: Instant, is_own: bool) {
-        if self.incarnation.is_none() || self.hears_leader(now) {
+        if self.incarnation.is_none() || !self.may_write || self.hears_leader(now) {
             return;
         }
         let before = self.reforming.order;
@@ -211,6 +215,32 @@ impl Core {
         });
     }
 
+    // ---- Who may only read ----
+
+    /// Goes where those are that may write, once the member has heard no leader for long and none of them is left where it
+    /// is. It takes no part in what becomes of its incarnation, and nothing rests on it. Without this, readers would stand still for
+    /// ever beside a writer that has lost its memory and begun anew. Should the incarnation go on after all, the two meet.
+    fn look_for_writers(&mut self, now: Instant) {
+        let Some(of) = self.incarnation else {
+            return;
+        };
+        let timeout = self.config.election_timeout;
+        self.reforming.ask_at = now + self.jittered(timeout, timeout / 2);
+        let voters = self.configuration().voters.iter();
+        let missing = voters.filter(|voter| !self.is_bonded(voter)).copied();
+        let missing = missing.collect();
+        self.report(now, of, missing);
+        let is_left = self.incarnation != Some(of) || self.bonded_writers().next().is_some();
+        if is_left || self.successor(now).is_some() {
+            return;
+        }
+        let goes_on = |peer: &&Peer| peer.may_write && peer.commit > Index::ZERO;
+        let elsewhere = self.peers.values().find(goes_on);
+        if let Some(into) = elsewhere.and_then(|peer| peer.incarnation) {
+            self.follow_writers(now, into);
+        }
+    }
+
     // ---- Who asks ----
 
     fn ask(&mut self, now: Instant, pledge: Option<Pledge>) {
@@ -218,7 +248,8 @@ impl Core {
             return;
         };
         let peers = self.peers.iter();
-        let asked = peers.filter(|(_, peer)| peer.instance.is_some());
+        // Those that may only read take no part: what they have could be anything.
+        let asked = peers.filter(|(_, peer)| peer.may_write && peer.instance.is_some());
         let asked: BTreeSet<PeerId> = asked.map(|(id, _)| *id).collect();
         let round = self.random();
         let timeout = self.config.election_timeout;
@@ -277,7 +308,7 @@ impl Core {
             return;
         };
         let ours = self.remains(now, of, self.reforming.floor);
-        let silent = self.bonded_members().map(|(member, _)| member);
+        let silent = self.bonded_writers().map(|(member, _)| member);
         let silent = silent.filter(|member| !attempt.answers.contains_key(&member.peer));
         let finding = Survey {
             of,
@@ -412,7 +443,7 @@ impl Core {
         let peers = self.peers.iter();
         let knows = peers.filter_map(|(id, peer)| {
             let instance = peer.instance?;
-            (peer.incarnation == Some(of)).then_some(Member {
+            (peer.may_write && peer.incarnation == Some(of)).then_some(Member {
                 peer: *id,
                 instance,
             })
@@ -450,6 +481,10 @@ impl Core {
         theirs: Option<Incarnation>,
         reform: Reform,
     ) {
+        // Its word counts for nothing, so it gives none.
+        if !self.may_write {
+            return;
+        }
         match reform {
             Reform::Ask {
                 of,
@@ -544,8 +579,10 @@ impl Core {
     /// A member of an incarnation that was reformed from ours, which this member is to join.
     pub(super) fn successor(&self, now: Instant) -> Option<(Member, Incarnation)> {
         let ours = self.incarnation?;
-        // Whoever has no entry has nothing to lose, and nobody counts on it.
-        let may_go = self.reforming.agrees || self.last() == Position::ZERO;
+        // Whoever has no entry has nothing to lose, and nobody counts on it; nor on one that may only read, which follows
+        // those that may write wherever they go.
+        let is_reader = !self.may_write && now.since(self.reforming.since) >= self.stall_patience();
+        let may_go = self.reforming.agrees || is_reader || self.last() == Position::ZERO;
         if !may_go || self.is_sealed() || self.hears_leader(now) {
             return None;
         }

@@ -140,7 +140,11 @@ impl Core {
     /// A member has answered an append.
     pub(super) fn on_append_reply(&mut self, now: Instant, from: Member, reply: AppendReply) {
         if reply.term > self.term {
-            self.follow(now, reply.term, None);
+            // One that may only read could have made it up. If it is true the voters say so as well.
+            let peer = self.peers.get(&from.peer);
+            if peer.is_some_and(|peer| peer.may_write) {
+                self.follow(now, reply.term, None);
+            }
             return;
         }
         if reply.term < self.term {
@@ -244,8 +248,14 @@ impl Core {
             }
             leading.is_accepted = true;
         }
-        // One or two voters are easily lost. Learners that keep up are waited for, but not for long.
+        // One or two voters are easily lost. Learners that keep up are waited for, but not for long; and not those that may
+        // only read: nobody goes on from what they have.
         if configuration.voters.len() < 3 {
+            let peers = &self.peers;
+            let may_write = |member: &Member| {
+                let peer = peers.get(&member.peer);
+                peer.is_none_or(|peer| peer.may_write)
+            };
             let fresh = |heard_at: Instant| now.since(heard_at) < self.config.election_timeout;
             // Who is being removed is sent nothing before that is committed: it would be waited for in vain.
             let before = (self.log.configured_at() > self.commit)
@@ -254,6 +264,7 @@ impl Core {
             let waited_for = leading.progress.iter().filter(|(member, progress)| {
                 !configuration.is_voter(member)
                     && !goes(member)
+                    && may_write(member)
                     && progress.kept_up_since.is_some()
                     && progress.skipped_until <= now
                     && !progress.is_suspect

@@ -176,7 +176,26 @@ impl Core {
     /// was, and it goes over again.
     fn change_over(&mut self, now: Instant, seal: Seal) {
         self.seals.give_up(seal);
-        self.incarnation = Some(self.seals.last_of(seal.into));
+        self.go_over(now, seal, self.seals.last_of(seal.into));
+    }
+
+    /// Goes over to `into` for no other reason than that those are there that may write. Its own incarnation is not known to
+    /// have ended: the member does not keep as a seal what is none, and goes back if that turns out to be the one that goes on.
+    pub(super) fn follow_writers(&mut self, now: Instant, into: Incarnation) {
+        let Some(incarnation) = self.incarnation else {
+            return;
+        };
+        let given_up = Seal {
+            incarnation,
+            into,
+            at: self.last(),
+            commands: self.commands_applied,
+        };
+        self.go_over(now, given_up, into);
+    }
+
+    fn go_over(&mut self, now: Instant, seal: Seal, into: Incarnation) {
+        self.incarnation = Some(into);
         self.begin_another_life();
         self.reforming.begin_anew(now);
         self.await_leader(now);

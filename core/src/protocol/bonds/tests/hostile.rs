@@ -13,6 +13,7 @@ use super::super::*;
 use super::world::{SECOND, group, key};
 use crate::id::{GroupId, Instance, PeerId};
 use crate::protocol::Machine;
+use crate::protocol::groups::WriteAccess;
 use crate::runtime::Side;
 use crate::time::{Duration, Instant};
 use crate::wire::CloseCode;
@@ -45,6 +46,7 @@ impl Case {
             case.input(Input::Joined {
                 group: group(number),
                 key: key(number),
+                access: WriteAccess::Open,
             });
         }
         case
@@ -65,7 +67,8 @@ impl Case {
             case.events(),
             [Event::Bonded {
                 group: group(1),
-                peer: PEER
+                peer: PEER,
+                may_write: true,
             }]
         );
         case
@@ -204,6 +207,7 @@ fn offer_on(ends: &Ends, side: Side, number: u8, with_key: u8) -> Item {
         group: group(number),
         proof,
         reply: false,
+        write: None,
     }
 }
 
@@ -216,6 +220,7 @@ fn answer(number: u8, with_key: u8) -> Item {
         group,
         proof,
         reply: true,
+        write: None,
     }
 }
 
@@ -243,6 +248,7 @@ fn an_offer_is_answered_with_a_proof_of_this_end() {
             group: of,
             proof,
             reply: true,
+            write: None,
         },
     ] = said[..]
     else {
@@ -307,6 +313,7 @@ fn proofs_that_are_not_this_link_s_are_refused() {
         let bonded = Event::Bonded {
             group: group(2),
             peer: PEER,
+            may_write: true,
         };
         assert_eq!(case.events(), [bonded], "{what}");
         assert_eq!(case.closed(), None, "{what}");
@@ -341,7 +348,8 @@ fn a_member_of_another_group_learns_that_it_is_not_known() {
         case.events(),
         [Event::Bonded {
             group: group(1),
-            peer: PEER
+            peer: PEER,
+            may_write: true,
         }]
     );
     assert_eq!(case.bonds.stats().not_member, 1);
@@ -454,6 +462,7 @@ fn a_flood_of_offers_closes_the_link() {
             group: GroupId::from(i.to_string().as_str()),
             proof: [0; 32],
             reply: false,
+            write: None,
         }),
         ("in a group that is bonded", |_| offer(1, 1)),
         ("taken back each time", |i| {
@@ -658,7 +667,14 @@ fn a_peer_that_does_not_answer_is_asked_again_later_and_later() {
     // Whenever it answers, the bond is there.
     case.say(&[answer(1, 1)]);
     let group = group(1);
-    assert_eq!(case.events(), [Event::Bonded { group, peer: PEER }]);
+    assert_eq!(
+        case.events(),
+        [Event::Bonded {
+            group,
+            peer: PEER,
+            may_write: true
+        }]
+    );
 }
 
 #[test]
@@ -721,7 +737,8 @@ fn a_new_run_of_the_peer_takes_the_link_s_place() {
         case.events(),
         [Event::Bonded {
             group: group(1),
-            peer: PEER
+            peer: PEER,
+            may_write: true,
         }]
     );
 }
@@ -748,6 +765,7 @@ fn secrets_do_not_show() {
     let joined = Input::Joined {
         group: group(1),
         key: key(1),
+        access: WriteAccess::Open,
     };
     let opened = Input::LinkOpened {
         link: LinkId(1),

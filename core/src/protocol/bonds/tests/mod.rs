@@ -6,3 +6,4 @@ mod hostile;
 mod proofs;
 mod random;
 mod world;
+mod writers;

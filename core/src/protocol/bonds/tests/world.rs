@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use super::super::*;
 use crate::id::{GroupId, Instance, PeerId};
 use crate::protocol::Machine;
-use crate::protocol::groups::GroupKey;
+use crate::protocol::groups::{GroupKey, WriteAccess};
 use crate::runtime::Side;
 use crate::time::{Duration, Instant};
 use crate::wire::CloseCode;
@@ -187,10 +187,19 @@ impl World {
         let group = group(number);
         let node = self.nodes[index].as_mut().unwrap();
         if node.groups.insert(group, with_key).is_none() {
-            let key = key(with_key);
-            self.input(index, Input::Joined { group, key });
+            let (key, access) = (key(with_key), WriteAccess::Open);
+            self.input(index, Input::Joined { group, key, access });
             self.announce(index);
         }
+    }
+
+    /// Joins with the right key, and this proof or none that it may write.
+    pub(super) fn join_as(&mut self, index: usize, number: u8, access: WriteAccess) {
+        let (group, key) = (group(number), key(number));
+        let node = self.nodes[index].as_mut().unwrap();
+        node.groups.insert(group, number);
+        self.input(index, Input::Joined { group, key, access });
+        self.announce(index);
     }
 
     pub(super) fn leave(&mut self, index: usize, number: u8) {
@@ -556,6 +565,7 @@ impl World {
                 group,
                 peer,
                 payload,
+                ..
             } => {
                 let from = self.index(peer);
                 let node = self.nodes[index].as_mut().unwrap();
@@ -597,7 +607,7 @@ impl World {
 
     fn event(&mut self, index: usize, event: Event) {
         match event {
-            Event::Bonded { group, peer } => {
+            Event::Bonded { group, peer, .. } => {
                 let with = self.index(peer);
                 let node = self.nodes[index].as_mut().unwrap();
                 assert!(node.bonded.insert((group, with)), "bonded twice");

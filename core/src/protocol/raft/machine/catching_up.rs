@@ -62,8 +62,9 @@ impl<S: StateMachine> Raft<S> {
         }
     }
 
+    /// Whom to fetch from: what those say who may only read could be anything.
     fn sources(&self) -> Vec<(Member, Index)> {
-        let members = self.core.bonded_members();
+        let members = self.core.bonded_writers();
         members
             .map(|(member, peer)| (member, peer.commit))
             .collect()

@@ -1,3 +1,4 @@
 mod hostile;
+mod readers;
 mod regressions;
 mod smoke;
