@@ -7,14 +7,14 @@ use futures_util::future::try_join_all;
 use rand_chacha::ChaCha8Rng;
 use smalti_core::NetworkBuilder;
 use smalti_core::discovery::PeerAddr;
-use smalti_core::groups::{ConsensusConfig, FoundingRule, Storage};
+use smalti_core::groups::{ConsensusConfig, FoundingRule, Storage, WriteKey};
 use smalti_sim::faults::FaultPlan;
 use smalti_sim::rng::{Streams, below, between, chance};
 use smalti_sim::{Control, Simulation};
 
 use super::contents::{Decision, List, Members, Numbers, Queue, Value};
 use super::part::{Part, part};
-use super::world::{DURABLE, RARE_STATES, Setting, VOLATILE, World};
+use super::world::{DURABLE, GUARDED, RARE_STATES, Setting, VOLATILE, World};
 use crate::cluster::{Findings, draw_faults, name, observe};
 use crate::{Nodes, Options, Outcome, Scenario};
 
@@ -90,6 +90,9 @@ impl Draw {
             },
             storage,
             writers,
+            // Of a stream of its own: the other draws are as they would be without it.
+            write_secret: chance(&mut streams.stream("who may write"), 500_000)
+                .then(|| WriteKey::from_bytes([1; 32])),
             pace: between(
                 &mut rng,
                 Duration::from_millis(50),
@@ -164,6 +167,9 @@ impl Scenario for Chaos {
             Storage::Durable => DURABLE,
             Storage::InMemory => VOLATILE,
         });
+        if draw.setting.write_secret.is_some() {
+            world.reach(GUARDED);
+        }
         let drawn = vec![
             format!("{} hosts, apart: {:?}", draw.hosts, draw.apart),
             format!("{:?}", draw.plan),

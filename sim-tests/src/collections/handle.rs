@@ -47,8 +47,9 @@ impl<C: Kind> Handle<C> {
         client: ClientId,
         network: &Network,
     ) -> Result<Self, String> {
-        let config = world.setting().collection_config();
-        let (reader, writer) = if host < world.setting().writers {
+        let writes = host < world.setting().writers;
+        let config = world.setting().collection_config(writes);
+        let (reader, writer) = if writes {
             let writer = C::open_writer(network, config).await;
             let writer = writer.map_err(|error| error.to_string())?;
             (writer.reader(), Some(writer))

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use smalti_core::collections::{CollectionConfig, Executed, WriteError};
-use smalti_core::groups::{CommandError, ConsensusConfig, Storage, Version};
+use smalti_core::groups::{CommandError, ConsensusConfig, Storage, Version, WriteKey};
 use smalti_sim::history::ClientId;
 use smalti_sim::rng::Streams;
 use smalti_sim::time::SimTime;
@@ -16,6 +16,7 @@ use crate::cluster::Findings;
 
 pub(super) const DURABLE: &str = "the collections were durable";
 pub(super) const VOLATILE: &str = "the collections were in memory";
+pub(super) const GUARDED: &str = "only those might write who knew a secret";
 pub(super) const UNKNOWN: &str = "nobody knows what became of a write";
 pub(super) const OUT_OF_BOUNDS: &str = "a write was asked for at a place that was not there";
 pub(super) const SUPERSEDED: &str = "two foundings met, and one was given up";
@@ -33,6 +34,7 @@ pub(super) const EVICTED: &str = "an entry was given up for the capacity of a qu
 pub(super) const RARE_STATES: &[&str] = &[
     DURABLE,
     VOLATILE,
+    GUARDED,
     UNKNOWN,
     OUT_OF_BOUNDS,
     SUPERSEDED,
@@ -54,6 +56,8 @@ pub(super) struct Setting {
     pub(super) storage: Storage,
     /// So many hosts write, the first; the others read.
     pub(super) writers: usize,
+    /// What those that write know, where members ask for it; those that read know its verifier.
+    pub(super) write_secret: Option<WriteKey>,
     /// The mean time between two operations of a host.
     pub(super) pace: Duration,
     pub(super) command_timeout: Duration,
@@ -64,11 +68,16 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    pub(super) fn collection_config(&self) -> CollectionConfig {
-        CollectionConfig::default()
+    pub(super) fn collection_config(&self, writes: bool) -> CollectionConfig {
+        let config = CollectionConfig::default()
             .with_consensus_config(self.config.clone())
             .with_storage(self.storage)
-            .with_command_timeout(self.command_timeout)
+            .with_command_timeout(self.command_timeout);
+        match &self.write_secret {
+            Some(secret) if writes => config.with_write_secret(secret.clone()),
+            Some(secret) => config.with_write_verifier(secret.verifier()),
+            None => config,
+        }
     }
 }
 
