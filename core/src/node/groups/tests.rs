@@ -147,7 +147,6 @@ fn a_query_is_answered_by_a_state_that_all_before_it_has_come_to() {
     query_sees_all_before_it(Config::default());
 }
 
-
 #[test]
 fn who_may_only_read_is_told_so_and_waits_for_a_writer() {
     let runtime = Arc::new(Alone::default());

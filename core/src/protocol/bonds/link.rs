@@ -329,7 +329,10 @@ impl Link {
         // This node's own proof, sent back to it, shows that the peer has heard it and no more.
         let is_reflected_taken = mutant!(shared.config, ProofOfEitherEnd);
         let is_proved = keys.key.verify(peer_side, group, &self.ends, proof)
-            || (is_reflected_taken && keys.key.verify(self.candidate.side, group, &self.ends, proof));
+            || (is_reflected_taken
+                && keys
+                    .key
+                    .verify(self.candidate.side, group, &self.ends, proof));
         if !is_proved {
             return self.take_wrong_proof(now, group, Refusal::NotProved, interest, shared);
         }
