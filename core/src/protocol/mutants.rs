@@ -83,8 +83,7 @@ pub enum Mutant {
 
 #[cfg(smalti_mutants)]
 impl Mutant {
-    /// All of them, with the rule that each breaks; but for [`ReaderHeard`](Self::ReaderHeard), which only a script shows:
-    /// in the runs of a campaign all members may write.
+    /// All of them, with the rule that each breaks.
     pub const ALL: &'static [(Self, &'static str)] = &[
         (
             Self::VoteNotPersisted,
@@ -307,6 +306,10 @@ impl Mutant {
         (
             Self::ProofOfAnyLink,
             "a proof of a group's key is bound to one connection",
+        ),
+        (
+            Self::ReaderHeard,
+            "of a member that has not proved that it may write only what concerns it alone is heard",
         ),
     ];
 }

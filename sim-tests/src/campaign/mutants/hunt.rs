@@ -15,6 +15,8 @@ use crate::{Options, Scenario};
 
 /// The scenario for the machine of consensus.
 const MACHINES: &str = "raft-chaos";
+/// The scenario for what is known of members that have forgotten.
+const SET_BACK: &str = "raft-set-back";
 /// The scenario for whole nodes.
 const NODES: &str = "groups-chaos";
 /// Seeds between two starts: so many that one hunt does not come into the next one's.
@@ -37,13 +39,15 @@ const fn scenario_of(mutant: Mutant) -> Option<&'static str> {
         | Mutant::WriteTakenForDurable
         | Mutant::UnknownRejected
         | Mutant::TimedOutUndecided => Some(NODES),
+        Mutant::VoteForSetBack | Mutant::SuspicionEndsWithTerm => Some(SET_BACK),
         Mutant::OutcomeBeforeEffect
         | Mutant::TornStateTold
         | Mutant::QueryWithinTurn
         | Mutant::LifeToldBeforeDurable
         | Mutant::StoreKeptByWhoLeft
         | Mutant::ProofOfEitherEnd
-        | Mutant::ProofOfAnyLink => None,
+        | Mutant::ProofOfAnyLink
+        | Mutant::ReaderHeard => None,
         _ => Some(MACHINES),
     }
 }
@@ -63,7 +67,7 @@ pub(in crate::campaign) fn mutants(
     out: &mut impl Write,
 ) -> io::Result<Result<bool, Misuse>> {
     let mut found_scenarios = BTreeMap::new();
-    for name in [MACHINES, NODES] {
+    for name in [MACHINES, SET_BACK, NODES] {
         let Some(scenario) = scenarios.iter().find(|it| it.name() == name) else {
             return Ok(Err(Misuse::Mutants(format!("there is no {name}"))));
         };
