@@ -658,7 +658,7 @@ impl Core {
             // A message from before the restart, unless it answers what was asked after it: then the store
             // was set back.
             if pong < peer.booted_at_ping {
-                if our_ping < peer.booted_at_ping {
+                if promises && our_ping < peer.booted_at_ping {
                     self.introduce_anew(now);
                 }
             } else if me_leads {

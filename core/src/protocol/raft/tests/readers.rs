@@ -367,7 +367,10 @@ fn a_reader_is_served_and_its_word_on_terms_does_not_count() {
         answers(said)[..],
         [Message::Chunk { bytes: None, .. }]
     ));
-    assert!(case.hear(READER, Message::Leave).is_empty());
+    assert_eq!(
+        answers(case.hear(READER, Message::Leave)),
+        [Message::Released]
+    );
     // A writer with such a term would depose the leader.
     let reply = Message::AppendReply(AppendReply {
         term: Term(1_000),
