@@ -15,4 +15,6 @@ pub mod streams;
 pub use machine::Machine;
 #[cfg(smalti_mutants)]
 pub use mutants::Mutant;
+#[cfg(all(test, smalti_mutants))]
+pub(crate) use mutants::assert_noticed;
 pub(crate) use mutants::mutant;

@@ -327,3 +327,13 @@ pub(crate) fn in_any_order(
     let set: std::collections::HashSet<_> = peers.into_iter().collect();
     set.into_iter().collect()
 }
+
+/// Asserts that each test fails where its rule is broken; `breaking` makes what it is run with.
+#[cfg(all(test, smalti_mutants))]
+pub(crate) fn assert_noticed<C>(noticed_by: &[(Mutant, fn(C))], breaking: impl Fn(Mutant) -> C) {
+    for (mutant, test) in noticed_by {
+        let config = breaking(*mutant);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(config)));
+        assert!(result.is_err(), "{mutant:?} is not noticed");
+    }
+}

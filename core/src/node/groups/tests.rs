@@ -338,7 +338,7 @@ fn who_has_left_for_good_has_nothing_of_the_group_when_it_comes_back() {
 #[cfg(smalti_mutants)]
 #[test]
 fn deliberate_bugs_are_noticed() {
-    use crate::protocol::Mutant;
+    use crate::protocol::{Mutant, assert_noticed};
     let noticed_by: [(Mutant, fn(Config)); 5] = [
         (Mutant::QueryWithinTurn, query_sees_all_before_it),
         (Mutant::TornStateTold, nothing_is_told_of_a_torn_state),
@@ -352,12 +352,8 @@ fn deliberate_bugs_are_noticed() {
         ),
         (Mutant::StoreKeptByWhoLeft, who_has_left_begins_anew),
     ];
-    for (mutant, test) in noticed_by {
-        let config = Config {
-            mutant: Some(mutant),
-            ..Config::default()
-        };
-        let result = std::panic::catch_unwind(|| test(config));
-        assert!(result.is_err(), "{mutant:?} is not noticed");
-    }
+    assert_noticed(&noticed_by, |mutant| Config {
+        mutant: Some(mutant),
+        ..Config::default()
+    });
 }

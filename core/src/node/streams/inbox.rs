@@ -204,28 +204,17 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
-
     use bytes::BytesMut;
 
     use super::*;
     use crate::id::PeerId;
+    use crate::node::streams::wakes::counted;
     use crate::protocol::streams::ProducerInstance;
     use crate::protocol::streams::segment::{DatumTooLarge, SegmentWriter};
     use crate::time::WallTime;
     use crate::wire::FRAME_HEADER_LEN;
 
     const ATTEMPT: AttemptId = AttemptId(0);
-
-    #[derive(Default)]
-    struct Wakes(AtomicUsize);
-
-    impl Wake for Wakes {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
 
     fn accepted(first: u64) -> Accepted {
         let instance = ProducerInstance::from_bytes([0; 32]);
@@ -325,14 +314,15 @@ mod tests {
             let inbox = Inbox::new(1);
             (0..3).for_each(|n| inbox.begin(AttemptId(n), accepted(0)));
             assert!(push_as(&inbox, AttemptId(2), Waker::noop()));
-            let wakes = [(); 2].map(|()| Arc::new(Wakes::default()));
-            for (n, wakes) in [0, 1].into_iter().zip(&wakes) {
-                assert!(!push_as(&inbox, AttemptId(n), &wakes.clone().into()));
-            }
+            let wakes = [0, 1].map(|n| {
+                let (wakes, waker) = counted();
+                assert!(!push_as(&inbox, AttemptId(n), &waker));
+                wakes
+            });
             assert_eq!(take(&inbox), Some(0));
-            assert_eq!(wakes[0].0.load(Ordering::Relaxed), 1);
+            assert_eq!(wakes[0].count(), 1);
             leave(&inbox);
-            assert!(wakes[1].0.load(Ordering::Relaxed) > 0);
+            assert!(wakes[1].count() > 0);
             assert!(push_as(&inbox, AttemptId(1), Waker::noop()));
         }
     }

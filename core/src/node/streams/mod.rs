@@ -19,6 +19,8 @@ mod producer_worker;
 mod reader;
 mod roster;
 mod undelivered;
+#[cfg(test)]
+mod wakes;
 mod writer;
 
 pub use crate::node::events::Events;

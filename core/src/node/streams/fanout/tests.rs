@@ -1,27 +1,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Wake;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::datum::Raw;
+use crate::node::streams::wakes::counted;
 use crate::protocol::streams::segment::{FRAME_LEN_MAX, Position, SEGMENT_LEN, Segment};
 use crate::wire::FrameBuffer;
-
-#[derive(Default)]
-struct Wakes(AtomicUsize);
-
-impl Wake for Wakes {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-fn counted() -> (Arc<Wakes>, Waker) {
-    let wakes = Arc::new(Wakes::default());
-    (wakes.clone(), wakes.into())
-}
 
 fn id(n: u64) -> SubscriptionId {
     SubscriptionId(n)
@@ -100,7 +86,7 @@ fn an_idle_writer_is_woken_once_for_many_datums() {
             .is_pending()
     );
     (0..100).for_each(|_| push(&fanout, "x").unwrap());
-    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    assert_eq!(wakes.count(), 1);
     assert_eq!(take(&fanout, id(0)).len(), 100);
 }
 
@@ -121,7 +107,7 @@ fn the_slowest_consumer_fills_the_queue_and_its_leaving_frees_it() {
             .is_pending()
     );
     fanout.unsubscribe(id(1));
-    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    assert_eq!(wakes.count(), 1);
     assert_eq!(fanout.examine(), (false, vec![]));
     push(&fanout, "x").unwrap();
     assert_eq!(take(&fanout, id(0)), [(3, Bytes::from_static(b"x"))]);
@@ -379,11 +365,11 @@ fn criteria_choose_and_what_they_pass_over_leaves_no_hole() {
             .is_pending()
     );
     (4..2_000).for_each(|_| push(&fanout, "b").unwrap());
-    assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
+    assert_eq!(wakes.count(), 0);
     // Who comes later shares the segments from then on.
     assert_eq!(fanout.subscribe(id(1), wants("a")), 2_000);
     push(&fanout, "a2000").unwrap();
-    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    assert_eq!(wakes.count(), 1);
     for n in 0..2 {
         let (datums, covered) = take_selected(&fanout, id(n));
         assert_eq!(datums, [chosen(2_000, "a2000")]);
@@ -520,7 +506,7 @@ fn who_leaves_gets_what_was_there_and_its_end() {
             .is_pending()
     );
     fanout.finish(id(1));
-    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    assert_eq!(wakes.count(), 1);
     push(&fanout, "to nobody").unwrap();
     assert_eq!(fanout.subscribe(id(2), None), 3);
     push(&fanout, "z").unwrap();

@@ -57,7 +57,7 @@ fn what_was_proved_on_one_connection_is_not_on_the_next() {
 #[cfg(smalti_mutants)]
 #[test]
 fn deliberate_bugs_are_noticed() {
-    use crate::protocol::Mutant;
+    use crate::protocol::{Mutant, assert_noticed};
     let noticed_by: [(Mutant, fn(Config)); 2] = [
         (Mutant::ProofOfEitherEnd, own_proof_is_refused),
         (
@@ -65,12 +65,8 @@ fn deliberate_bugs_are_noticed() {
             proof_of_another_connection_is_refused,
         ),
     ];
-    for (mutant, test) in noticed_by {
-        let config = Config {
-            mutant: Some(mutant),
-            ..Config::default()
-        };
-        let result = std::panic::catch_unwind(|| test(config));
-        assert!(result.is_err(), "{mutant:?} is not noticed");
-    }
+    assert_noticed(&noticed_by, |mutant| Config {
+        mutant: Some(mutant),
+        ..Config::default()
+    });
 }

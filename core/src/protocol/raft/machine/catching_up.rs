@@ -132,13 +132,10 @@ impl<S: StateMachine> Raft<S> {
 
 #[cfg(test)]
 mod tests {
-    use rand_chacha::ChaCha8Rng;
-    use rand_chacha::rand_core::SeedableRng;
-
     use super::*;
-    use crate::id::{GroupId, PeerId};
-    use crate::protocol::raft::replica::testing::{List, entry, founding};
-    use crate::protocol::raft::{Config, Identity, Payload, Term};
+    use crate::protocol::raft::replica::testing::{entry, founding};
+    use crate::protocol::raft::tests::machine;
+    use crate::protocol::raft::{Payload, Term};
 
     #[test]
     fn what_was_fetched_follows_on_what_is_committed() {
@@ -146,14 +143,7 @@ mod tests {
             term: Term(term),
             ..entry(index, Payload::Blank)
         };
-        let identity = Identity {
-            group: GroupId::from("tests"),
-            peer: PeerId::from_bytes([1; 32]),
-            preference: crate::protocol::raft::LeadershipPreference::Normal,
-        };
-        let rng = ChaCha8Rng::seed_from_u64(1);
-        let (config, list) = (Config::default(), List::default());
-        let mut raft = Raft::new(Instant::ZERO, identity, config, None, list, rng).unwrap();
+        let mut raft = machine();
         raft.core.term = Term(2);
         let log = vec![founding(), blank(2, 2), blank(3, 2)];
         assert!(raft.core.put(log));

@@ -1,11 +1,9 @@
 //! What a member says that keeps to no rule is refused, and nobody panics over it.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
-
 use super::super::replica::testing::List;
 use super::super::*;
-use crate::id::{Digest, GroupId, Instance, PeerId};
+use super::{hello, machine};
+use crate::id::{Digest, Instance, PeerId};
 use crate::protocol::Machine;
 use crate::time::Instant;
 
@@ -18,34 +16,9 @@ struct Victim {
 
 impl Victim {
     fn new() -> Self {
-        let identity = Identity {
-            group: GroupId::from("test"),
-            peer: PeerId::from_bytes([1; 32]),
-            preference: LeadershipPreference::Normal,
-        };
-        let machine = Raft::new(
-            Instant::ZERO,
-            identity,
-            Config::default(),
-            None,
-            List::default(),
-            ChaCha8Rng::seed_from_u64(1),
-        );
-        let mut victim = Self {
-            machine: machine.unwrap(),
-        };
+        let mut victim = Self { machine: machine() };
         victim.handle(Input::Bonded(HOSTILE));
-        victim.hear(Message::Hello(Box::new(Hello {
-            preference: LeadershipPreference::Normal,
-            ping: 1,
-            pong: 0,
-            recovered: Index::ZERO,
-            leader: None,
-            left: None,
-            sealed: None,
-            succeeds: None,
-            commit: Index::ZERO,
-        })));
+        victim.hear(Message::Hello(Box::new(hello())));
         assert!(victim.machine.status().incarnation.is_some());
         victim
     }

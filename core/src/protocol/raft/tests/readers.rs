@@ -1,17 +1,15 @@
 //! Of a member that may only read nothing is heard but what concerns it alone.
 
 use bytes::Bytes;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 
 use super::super::readers;
 use super::super::replica::testing::List;
 use super::super::*;
+use super::{hello, machine};
 use crate::id::{Digest, GroupId, Instance, PeerId};
 use crate::protocol::Machine;
 use crate::time::{Duration, Instant};
 
-const LOCAL: PeerId = PeerId::from_bytes([1; 32]);
 const READER: PeerId = PeerId::from_bytes([2; 32]);
 const WRITER: PeerId = PeerId::from_bytes([3; 32]);
 const ELSEWHERE: Incarnation = Incarnation(Digest::from_bytes([9; 32]));
@@ -35,20 +33,7 @@ impl Case {
     }
 
     fn new(reads: bool) -> Self {
-        let identity = Identity {
-            group: GroupId::from("test"),
-            peer: LOCAL,
-            preference: LeadershipPreference::Normal,
-        };
-        let machine = Raft::new(
-            Instant::ZERO,
-            identity,
-            Config::default(),
-            None,
-            List::default(),
-            ChaCha8Rng::seed_from_u64(1),
-        );
-        let machine = machine.unwrap();
+        let machine = machine();
         let mut case = Self {
             machine: if reads {
                 machine.reading_only()
@@ -131,20 +116,6 @@ fn member(peer: PeerId) -> Member {
     Member {
         peer,
         instance: instance(peer),
-    }
-}
-
-fn hello() -> Hello {
-    Hello {
-        preference: LeadershipPreference::Normal,
-        ping: 1,
-        pong: 0,
-        recovered: Index::ZERO,
-        leader: None,
-        left: None,
-        sealed: None,
-        succeeds: None,
-        commit: Index::ZERO,
     }
 }
 
