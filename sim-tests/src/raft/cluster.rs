@@ -444,7 +444,7 @@ impl Cluster {
             self.coverage.reach(rare::WRITES_LOST);
         }
         self.unchecked.append(&mut self.watches[number].acks);
-        self.watches[number] = Watch::new();
+        self.watches[number] = self.watches[number].of_next_run();
         self.words.forgets(&peers::peer(node));
         let mut watches = self.watches.iter();
         if watches.any(|watch| watch.fetches_from == Some(node)) {
@@ -489,7 +489,7 @@ impl Environment<Driven> for Cluster {
         let number = node.0 as usize;
         self.clients.started(node, life);
         let recovered = self.disks[number].recovered();
-        self.watches[number] = Watch::new();
+        self.watches[number] = self.watches[number].of_next_run();
         let identity = Identity {
             group: GROUP,
             peer: peers::peer(node),

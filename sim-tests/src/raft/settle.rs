@@ -282,8 +282,8 @@ pub(super) fn settled(
                             environment.coverage.reach(rare::CAUGHT_IN_CHANGE);
                         }
                         // Those that were not of it may have founded another before they heard of it: then
-                        // the two have to meet.
-                        Err(_) if alone && lives(world, broken).len() > 1 => {
+                        // the two have to meet. Or it was reformed meanwhile, as somebody had asked before.
+                        Err(_) if alone && has_another(world, life, broken) => {
                             let living = lives(world, broken);
                             let living = merged(world, broken, living, limit)?;
                             let alone = living.len() == 1;
@@ -313,6 +313,12 @@ pub(super) fn settled(
         world.now().since(healed)
     ));
     Ok(went_on)
+}
+
+/// Whether members live of an incarnation other than this one.
+fn has_another(world: &Group, life: &Living, broken: &BTreeSet<NodeIndex>) -> bool {
+    let is_other = |other: &Living| other.incarnation != life.incarnation;
+    lives(world, broken).iter().any(is_other)
 }
 
 /// Whether a leader has taken the vote from somebody that faults kept silent just before they ended, and

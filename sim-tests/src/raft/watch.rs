@@ -78,6 +78,15 @@ impl Watch {
         }
     }
 
+    /// What there is to know of its node once that runs anew: that it was asked to stand for election may be still on
+    /// its way, and finds the same member where that has a disk.
+    pub(super) fn of_next_run(&self) -> Self {
+        Self {
+            handed_over: self.handed_over,
+            ..Self::new()
+        }
+    }
+
     pub(super) fn leads(&self) -> bool {
         self.role == Role::Leader
     }
@@ -176,6 +185,11 @@ impl Watched<'_> {
             .find(&before)
             .and_then(|life| life.meetings.sealed());
         if seal.is_some() || self.ledger.descends(&before, &now) {
+            return;
+        }
+        // A founding in which nothing was ever committed is left for another one, in one step where that is known.
+        let committed = self.ledger.find(&before).map(|life| life.last());
+        if committed.is_none_or(|last| last <= Index(1)) {
             return;
         }
         // Nobody has seen the seal committed: then so many must be gone that nobody ever will.
