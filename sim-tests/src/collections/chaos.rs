@@ -16,6 +16,7 @@ use super::contents::{Decision, List, Members, Numbers, Queue, Value};
 use super::part::{Part, part};
 use super::world::{DURABLE, GUARDED, RARE_STATES, Setting, VOLATILE, World};
 use crate::cluster::{Findings, draw_faults, name, observe};
+use crate::groups::draw_sync;
 use crate::{Nodes, Options, Outcome, Scenario};
 
 /// The scenario `collections-chaos`.
@@ -81,13 +82,15 @@ impl Draw {
             let first = 1 + below(&mut rng, writers as u64) as usize;
             (first.min(hosts - 1), between(&mut rng, APART.0, APART.1))
         });
+        let mut config = ConsensusConfig {
+            founding,
+            snapshot_interval: [8, 64, 16_384][below(&mut rng, 3) as usize],
+            log_window: [4, 64, 16_384][below(&mut rng, 3) as usize],
+            ..ConsensusConfig::default()
+        };
+        draw_sync(&mut config, &streams);
         let setting = Setting {
-            config: ConsensusConfig {
-                founding,
-                snapshot_interval: [8, 64, 16_384][below(&mut rng, 3) as usize],
-                log_window: [4, 64, 16_384][below(&mut rng, 3) as usize],
-                ..ConsensusConfig::default()
-            },
+            config,
             storage,
             writers,
             // Of a stream of its own: the other draws are as they would be without it.

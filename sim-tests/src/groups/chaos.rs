@@ -128,6 +128,15 @@ impl Scenario for Chaos {
     }
 }
 
+/// How members catch up. Who is paused is given up in time for what is expected of the others.
+pub(crate) fn draw_sync(config: &mut ConsensusConfig, streams: &Streams) {
+    let rng = &mut streams.stream("catching up");
+    config.fetch_batch_size = [3, 64, 512, 2_000][below(rng, 4) as usize];
+    config.fetch_timeout = config.forward_timeout / 2;
+    config.snapshot_request_timeout = config.forward_timeout / 2;
+    config.snapshot_ttl = config.forward_timeout * 10;
+}
+
 fn draw_setting(streams: &Streams, hosts: u32) -> Setting {
     let rng = &mut streams.stream("group");
     let mut config = ConsensusConfig {
@@ -150,6 +159,7 @@ fn draw_setting(streams: &Streams, hosts: u32) -> Setting {
         config.forward_timeout /= 2;
         config.query_timeout /= 2;
     }
+    draw_sync(&mut config, streams);
     if chance(rng, 200_000) {
         let unit = config.election_timeout;
         config.reform_after = Some(between(rng, unit, unit * 10));

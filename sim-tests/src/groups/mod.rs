@@ -11,4 +11,5 @@ mod registers;
 mod supervisor;
 
 pub use chaos::Chaos;
+pub(crate) use chaos::draw_sync;
 pub use late::Late;

@@ -332,6 +332,11 @@ fn draw_config(rng: &mut ChaCha8Rng, voters: u32) -> Config {
         config.query_timeout = unit / 2 + between(rng, Duration::ZERO, unit);
         config.max_missed_heartbeats = 3 + below(rng, 10) as u32;
     }
+    // Requests are lost here, where bonds between nodes lose none: they are repeated as soon as what the leader is sent.
+    config.fetch_timeout = config.forward_timeout / 2;
+    config.snapshot_request_timeout = config.forward_timeout / 2;
+    config.snapshot_ttl = config.forward_timeout * 10;
+    config.fetch_batch_size = 512;
     config.max_voters = voters;
     config.storage = if chance(rng, 500_000) {
         StorageClass::Durable

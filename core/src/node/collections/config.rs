@@ -28,12 +28,7 @@ pub struct CollectionConfig {
 /// How members of a collection that lack something get it: small gaps from the log, large ones by a snapshot in chunks, both
 /// from all members that have it.
 ///
-/// Part of the [configuration of consensus](Config), whose fields these are. What else could be set follows from them:
-///
-/// - how many entries are fetched at once: 512, or as many as fill an answer, since entries may be long;
-/// - for how long a snapshot is kept for who fetches it: until nothing of it was asked for during twenty fetch timeouts, so
-///   that it outlives several requests that are lost;
-/// - for how long a snapshot is waited for: for each of its parts a fetch timeout.
+/// Part of the [configuration of consensus](Config), whose fields of the same names these are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncConfig {
     /// So many writes below the latest snapshot are kept, so that small gaps need none. Default: 16,384.
@@ -43,10 +38,17 @@ pub struct SyncConfig {
     /// A snapshot is also taken when writes of about so many bytes have been committed since the last one. Default:
     /// 64 MiB.
     pub snapshot_bytes: u64,
-    /// What was asked for and has not come after so long is asked for anew, of another member if there is one. Writes that
-    /// were sent to the leader are sent again after twice this: it is half of the
-    /// [`forward_timeout`](Config::forward_timeout). Default: 1 s.
+    /// The most writes that are asked of one member at a time; an answer of 256 KiB may bring fewer. At most 65,536.
+    /// Default: 2,000.
+    pub fetch_batch_size: u32,
+    /// Writes that were asked for and have not come after so long are asked of another member, if there is one. A member
+    /// that is gone is not waited for. Default: 5 s.
     pub fetch_timeout: Duration,
+    /// The same for a part of a snapshot, or for what says of which parts it consists. Default: 15 s.
+    pub snapshot_request_timeout: Duration,
+    /// A snapshot that a newer one has replaced, and the writes above it, are kept for who fetches it until nothing of it
+    /// was asked for during this time. Default: 10 s.
+    pub snapshot_ttl: Duration,
 }
 
 impl Default for SyncConfig {
@@ -55,14 +57,20 @@ impl Default for SyncConfig {
             log_window,
             snapshot_interval,
             snapshot_bytes,
-            forward_timeout,
+            fetch_batch_size,
+            fetch_timeout,
+            snapshot_request_timeout,
+            snapshot_ttl,
             ..
         } = Config::default();
         Self {
             log_window,
             snapshot_interval,
             snapshot_bytes,
-            fetch_timeout: forward_timeout / 2,
+            fetch_batch_size,
+            fetch_timeout,
+            snapshot_request_timeout,
+            snapshot_ttl,
         }
     }
 }
@@ -96,7 +104,10 @@ impl CollectionConfig {
             log_window: sync.log_window,
             snapshot_interval: sync.snapshot_interval,
             snapshot_bytes: sync.snapshot_bytes,
-            forward_timeout: sync.fetch_timeout * 2,
+            fetch_batch_size: sync.fetch_batch_size,
+            fetch_timeout: sync.fetch_timeout,
+            snapshot_request_timeout: sync.snapshot_request_timeout,
+            snapshot_ttl: sync.snapshot_ttl,
             ..self.consensus
         };
         self
@@ -250,13 +261,19 @@ mod tests {
             log_window: 1,
             snapshot_interval: 2,
             snapshot_bytes: 3,
-            fetch_timeout: Duration::from_secs(2),
+            fetch_batch_size: 4,
+            fetch_timeout: Duration::from_secs(5),
+            snapshot_request_timeout: Duration::from_secs(6),
+            snapshot_ttl: Duration::from_secs(7),
         });
         let expected = Config {
             log_window: 1,
             snapshot_interval: 2,
             snapshot_bytes: 3,
-            forward_timeout: Duration::from_secs(4),
+            fetch_batch_size: 4,
+            fetch_timeout: Duration::from_secs(5),
+            snapshot_request_timeout: Duration::from_secs(6),
+            snapshot_ttl: Duration::from_secs(7),
             ..consensus
         };
         assert_eq!(other.consensus, expected);

@@ -10,6 +10,9 @@ pub const VOTERS_MAX: usize = 7;
 /// No time that is waited for may be longer: a year. Some of them are doubled and added up.
 const TIME_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 
+/// The most entries that may be asked for at a time: far more than an answer carries.
+const FETCH_BATCH_MAX: u32 = 65_536;
+
 /// When a group may be founded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FoundingRule {
@@ -77,6 +80,17 @@ pub struct Config {
     pub forward_timeout: Duration,
     /// Time after which a strong read that no majority has confirmed fails. Default: 2 s.
     pub query_timeout: Duration,
+    /// The most entries that are asked of one member at a time while this one catches up; an answer of 256 KiB may
+    /// bring fewer. At most 65,536. Default: 2,000.
+    pub fetch_batch_size: u32,
+    /// Entries that were asked for and have not come after so long are asked of another member, if there is one.
+    /// Default: 5 s.
+    pub fetch_timeout: Duration,
+    /// The same for a part of a snapshot, or for what says of which parts it consists. Default: 15 s.
+    pub snapshot_request_timeout: Duration,
+    /// A snapshot that a newer one has replaced, and the log above it, are kept for who fetches it until nothing of it
+    /// was asked for during this time. Default: 10 s.
+    pub snapshot_ttl: Duration,
     /// The most voters that a group makes of its members. Default: 5.
     pub max_voters: u32,
     /// When it may be founded. Default: by any.
@@ -116,6 +130,10 @@ impl Default for Config {
             bootstrap_delay: Duration::from_secs(3),
             forward_timeout: Duration::from_secs(2),
             query_timeout: Duration::from_secs(2),
+            fetch_batch_size: 2_000,
+            fetch_timeout: Duration::from_secs(5),
+            snapshot_request_timeout: Duration::from_secs(15),
+            snapshot_ttl: Duration::from_secs(10),
             max_voters: 5,
             founding: FoundingRule::Any,
             storage: StorageClass::Volatile,
@@ -142,6 +160,9 @@ impl Config {
             ("election_timeout", self.election_timeout),
             ("forward_timeout", self.forward_timeout),
             ("query_timeout", self.query_timeout),
+            ("fetch_timeout", self.fetch_timeout),
+            ("snapshot_request_timeout", self.snapshot_request_timeout),
+            ("snapshot_ttl", self.snapshot_ttl),
         ];
         if let Some((what, _)) = zero.into_iter().find(|(_, value)| value.is_zero()) {
             return Err(ConfigError::Zero { what });
@@ -182,12 +203,16 @@ impl Config {
                 "max_missed_heartbeats",
                 u64::from(self.max_missed_heartbeats),
             ),
+            ("fetch_batch_size", u64::from(self.fetch_batch_size)),
             ("snapshot_interval", self.snapshot_interval),
             ("snapshot_bytes", self.snapshot_bytes),
             ("sessions_max", u64::from(self.sessions_max)),
         ];
         if let Some((what, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
             return Err(ConfigError::Zero { what });
+        }
+        if self.fetch_batch_size > FETCH_BATCH_MAX {
+            return Err(ConfigError::FetchBatch(self.fetch_batch_size));
         }
         Ok(())
     }
@@ -222,6 +247,9 @@ pub enum ConfigError {
     /// Too few or too many voters.
     #[error("max_voters is {0}; it must be from 1 to {VOTERS_MAX}")]
     Voters(u32),
+    /// Too many entries at a time.
+    #[error("fetch_batch_size is {0}; it must be from 1 to {FETCH_BATCH_MAX}")]
+    FetchBatch(u32),
     /// More members are awaited than can vote.
     #[error(
         "the founding expects {expected} members, max_voters is {max_voters}: expect from 1 to {max_voters}, or raise max_voters"
@@ -240,7 +268,7 @@ mod tests {
 
     #[test]
     fn times_that_cannot_be_added_up_are_refused() {
-        let long: [fn(&mut Config) -> &mut Duration; 7] = [
+        let long: [fn(&mut Config) -> &mut Duration; 10] = [
             |it| &mut it.heartbeat_interval,
             |it| &mut it.heartbeat_jitter,
             |it| &mut it.election_timeout,
@@ -248,6 +276,9 @@ mod tests {
             |it| &mut it.bootstrap_delay,
             |it| &mut it.forward_timeout,
             |it| &mut it.query_timeout,
+            |it| &mut it.fetch_timeout,
+            |it| &mut it.snapshot_request_timeout,
+            |it| &mut it.snapshot_ttl,
         ];
         for time in long {
             let mut config = Config::default();
@@ -263,5 +294,20 @@ mod tests {
             ..Config::default()
         };
         assert_eq!(config.validate(), Ok(()));
+    }
+    #[test]
+    fn as_many_entries_are_asked_for_at_a_time_as_make_sense() {
+        let batch = |fetch_batch_size| Config {
+            fetch_batch_size,
+            ..Config::default()
+        };
+        assert!(matches!(batch(0).validate(), Err(ConfigError::Zero { .. })));
+        assert_eq!(batch(1).validate(), Ok(()));
+        assert_eq!(batch(FETCH_BATCH_MAX).validate(), Ok(()));
+        let too_many = FETCH_BATCH_MAX + 1;
+        assert_eq!(
+            batch(too_many).validate(),
+            Err(ConfigError::FetchBatch(too_many))
+        );
     }
 }

@@ -82,8 +82,8 @@ impl CatchUp {
         let mut catch_up = Self {
             incarnation: gap.incarnation,
             target: gap.target,
-            sources: Sources::new(leader, config.forward_timeout / 2),
-            pieces: Pieces::new(gap.have),
+            sources: Sources::new(leader, config),
+            pieces: Pieces::new(gap.have, config.fetch_batch_size.into()),
             transfer: Transfer::new(gap.is_canonical),
             gained: VecDeque::new(),
             messages: VecDeque::new(),
@@ -305,7 +305,7 @@ impl CatchUp {
             self.gained.push_back(Gained::Entries(ready));
         }
         if self.transfer.is_idle() && self.ask_for_entries(now) {
-            self.transfer.begin(now + 4 * self.sources.timeout());
+            self.transfer.begin(now + 4 * self.sources.pause());
         }
         let messages = &mut self.messages;
         let have = self.pieces.have();

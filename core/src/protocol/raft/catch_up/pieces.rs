@@ -5,9 +5,6 @@ use std::collections::VecDeque;
 use crate::id::PeerId;
 use crate::protocol::raft::{Entry, Index, Term};
 
-/// Entries asked for at a time.
-pub(in crate::protocol::raft) const PIECE_LEN: u64 = 512;
-
 /// So many pieces are asked for, or held until those before them have come.
 pub(super) const PIECES_MAX: usize = 32;
 
@@ -34,6 +31,8 @@ struct Piece {
 /// Pieces that follow each other without a gap, the first from one above what was handed over.
 #[derive(Debug)]
 pub(super) struct Pieces {
+    /// Entries of a piece.
+    len: u64,
     /// All up to here was handed over.
     have: Index,
     /// The greatest term handed over.
@@ -43,8 +42,10 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    pub(super) const fn new(have: Index) -> Self {
+    /// Pieces of `len` entries that follow on `have`.
+    pub(super) const fn new(have: Index, len: u64) -> Self {
         Self {
+            len,
             have,
             term: Term::ZERO,
             pieces: VecDeque::new(),
@@ -65,7 +66,7 @@ impl Pieces {
             }
             self.pieces.push_back(Piece {
                 next: planned.next(),
-                last: Index(planned.0.saturating_add(PIECE_LEN)).min(target),
+                last: Index(planned.0.saturating_add(self.len)).min(target),
                 fragments: Vec::new(),
             });
         }

@@ -1,6 +1,5 @@
 //! Answers those who catch up, from the log.
 
-use super::pieces::PIECE_LEN;
 use crate::protocol::mutant;
 use crate::protocol::raft::{Config, Entry, Index, Message};
 
@@ -33,9 +32,11 @@ pub(in crate::protocol::raft) fn fetch(
     } else {
         log.commit()
     };
-    let last = last
-        .min(commit)
-        .min(Index(first.0.saturating_add(PIECE_LEN - 1)));
+    let last = last.min(commit).min(Index(
+        first
+            .0
+            .saturating_add(u64::from(config.fetch_batch_size) - 1),
+    ));
     let mut entries = Vec::new();
     let mut bytes = 0;
     let mut next = first;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::pieces::{PIECE_LEN, PIECES_MAX};
+use super::pieces::PIECES_MAX;
 use crate::id::PeerId;
 use crate::protocol::raft::{Config, Index, Message, Position, Snapshot};
 use crate::time::{Duration, Instant};
@@ -11,9 +11,6 @@ use crate::time::{Duration, Instant};
 /// Entries of so many bytes are kept for those who fetch a snapshot, or of as many as it has itself if that is
 /// more: what is written while it is fetched grows with the time that it takes.
 const PINNED_BYTES: usize = 64 << 20;
-
-/// How far from the first entry that is lacking others may be asked for.
-const WINDOW: u64 = PIECES_MAX as u64 * PIECE_LEN;
 
 /// What one peer will need next.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +38,9 @@ pub(in crate::protocol::raft) struct SnapshotShelf {
     previous: Option<Arc<Snapshot>>,
     pins: BTreeMap<PeerId, Pin>,
     /// A transfer ends when nothing was asked for so long.
-    patience: Duration,
+    ttl: Duration,
+    /// How far from the first entry that is lacking others may be asked for.
+    window: u64,
 }
 
 impl SnapshotShelf {
@@ -53,7 +52,8 @@ impl SnapshotShelf {
             changes: 0,
             previous: None,
             pins: BTreeMap::new(),
-            patience: 10 * config.forward_timeout,
+            ttl: config.snapshot_ttl,
+            window: PIECES_MAX as u64 * u64::from(config.fetch_batch_size),
         }
     }
 
@@ -112,14 +112,14 @@ impl SnapshotShelf {
     /// Takes note that `peer` asks for entries from `first` on: one that has fetched a snapshot may need
     /// more of what follows on it.
     pub(in crate::protocol::raft) fn fetches(&mut self, now: Instant, peer: PeerId, first: Index) {
-        let until = now + self.patience;
+        let until = now + self.ttl;
         if let Some(pin) = self.pins.get_mut(&peer)
             && first > pin.position.index
         {
             pin.until = until;
             self.changes += 1;
             // It asks for nothing that is further than its window from what it needs next.
-            pin.needs = pin.needs.max(Index(first.0.saturating_sub(WINDOW)));
+            pin.needs = pin.needs.max(Index(first.0.saturating_sub(self.window)));
         }
     }
 
@@ -187,7 +187,7 @@ impl SnapshotShelf {
     }
 
     fn pin(&mut self, now: Instant, peer: PeerId, position: Position) {
-        let until = now + self.patience;
+        let until = now + self.ttl;
         let needs = position.index.next();
         self.pins.insert(
             peer,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::id::PeerId;
-use crate::protocol::raft::{Index, Member, Position};
+use crate::protocol::raft::{Config, Index, Member, Position};
 use crate::time::{Duration, Instant};
 
 /// So many requests for entries may be with one source at a time.
@@ -116,15 +116,20 @@ pub(super) enum Pick {
 pub(super) struct Sources {
     sources: BTreeMap<PeerId, Source>,
     leader: PeerId,
-    timeout: Duration,
+    /// How long somebody is left alone who lacked something, or was too slow.
+    pause: Duration,
+    fetch_timeout: Duration,
+    snapshot_request_timeout: Duration,
 }
 
 impl Sources {
-    pub(super) const fn new(leader: PeerId, timeout: Duration) -> Self {
+    pub(super) fn new(leader: PeerId, config: &Config) -> Self {
         Self {
             sources: BTreeMap::new(),
             leader,
-            timeout,
+            pause: config.forward_timeout / 2,
+            fetch_timeout: config.fetch_timeout,
+            snapshot_request_timeout: config.snapshot_request_timeout,
         }
     }
 
@@ -147,8 +152,8 @@ impl Sources {
         self.leader
     }
 
-    pub(super) const fn timeout(&self) -> Duration {
-        self.timeout
+    pub(super) const fn pause(&self) -> Duration {
+        self.pause
     }
 
     /// Takes note that `peer` no longer has what lies below `kept_from`, and has committed `commit`.
@@ -162,7 +167,7 @@ impl Sources {
     /// Takes note that `peer` has committed no more than `commit`, and is to be asked for more later.
     pub(super) fn note_behind(&mut self, now: Instant, peer: PeerId, commit: Index) {
         if let Some(source) = self.sources.get_mut(&peer) {
-            source.behind = Some((commit, now + self.timeout));
+            source.behind = Some((commit, now + self.pause));
         }
     }
 
@@ -277,7 +282,10 @@ impl Sources {
 
     /// Takes note that `peer` is being asked.
     pub(super) fn ask(&mut self, now: Instant, peer: PeerId, what: Asked) {
-        let timeout = self.timeout;
+        let timeout = match what {
+            Asked::Entries { .. } => self.fetch_timeout,
+            Asked::Manifest | Asked::Chunk { .. } => self.snapshot_request_timeout,
+        };
         let Some(source) = self.sources.get_mut(&peer) else {
             return;
         };
@@ -313,7 +321,7 @@ impl Sources {
 
     /// Takes note of what has timed out, and of rests that are over.
     pub(super) fn expire(&mut self, now: Instant) {
-        let timeout = self.timeout;
+        let pause = self.pause;
         for source in self.sources.values_mut() {
             source.behind = source.behind.filter(|(_, until)| *until > now);
             source.rests_until = source.rests_until.filter(|until| *until > now);
@@ -326,7 +334,7 @@ impl Sources {
             }
             if late {
                 source.failures = source.failures.saturating_add(1);
-                source.rests_until = Some(now + timeout * (1 << source.failures.min(4)));
+                source.rests_until = Some(now + pause * (1 << source.failures.min(4)));
             }
             let overdue = source.requests.len() - source.live().count();
             let mut excess = overdue.saturating_sub(OVERDUE_MAX);

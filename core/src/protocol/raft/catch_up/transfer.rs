@@ -221,7 +221,7 @@ impl Transfer {
         });
         let is_awaited = sources.is_asked(|asked| matches!(asked, Asked::Chunk { .. }));
         if !is_any_left && !is_awaited {
-            self.stage = Stage::Resting(now + sources.timeout());
+            self.stage = Stage::Resting(now + sources.pause());
         }
         Step::Wait
     }
@@ -283,7 +283,7 @@ fn choose(
             });
         }
     }
-    Some(Stage::Resting(now + sources.timeout()))
+    Some(Stage::Resting(now + sources.pause()))
 }
 
 /// A source has sent what no honest source sends.

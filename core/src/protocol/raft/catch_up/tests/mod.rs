@@ -5,13 +5,34 @@ mod world;
 
 use bytes::Bytes;
 
-use self::world::{Faults, Lie, Source, World, at, entry, member, millis, peer, truth};
-use super::sources::REQUESTS_MAX;
+use self::world::{Faults, Lie, Source, World, at, config, entry, member, millis, peer, truth};
+use super::sources::{Asked, REQUESTS_MAX, Sources};
 use super::{CatchUp, Gained, Gap};
 use crate::protocol::raft::{Config, Entry, Index, Message, Payload, Term};
 use crate::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(600);
+
+#[test]
+fn parts_of_a_snapshot_are_waited_for_longer_than_entries() {
+    let config = Config {
+        fetch_timeout: millis(2_000),
+        snapshot_request_timeout: millis(7_000),
+        ..config()
+    };
+    let mut sources = Sources::new(peer(2), &config);
+    sources.set(&[(member(1), Index(9))], peer(2));
+    let entries = Asked::Entries {
+        first: Index(1),
+        last: Index(9),
+    };
+    for (asked, patience) in [(entries, 2_000), (Asked::Manifest, 7_000)] {
+        sources.ask(at(100), peer(1), asked);
+        assert_eq!(sources.deadline(), Some(at(100 + patience)));
+        assert_eq!(sources.answered(peer(1), |it| *it == asked), Some(asked));
+        assert_eq!(sources.deadline(), None);
+    }
+}
 
 #[test]
 fn a_gap_is_filled_from_all_others_and_the_leader_is_spared() {
@@ -313,7 +334,7 @@ fn terms_that_fall_from_piece_to_piece_drop_the_source() {
         is_canonical: true,
     };
     let sources: Vec<_> = [1, 2, 3].map(|number| (member(number), Index::ZERO)).into();
-    let mut catch_up = CatchUp::new(at(0), &Config::default(), &gap, &sources, peer(1), Index(1));
+    let mut catch_up = CatchUp::new(at(0), &config(), &gap, &sources, peer(1), Index(1));
     let asked: Vec<_> = std::iter::from_fn(|| catch_up.poll_message()).collect();
     let whom = |first| {
         let is_such =

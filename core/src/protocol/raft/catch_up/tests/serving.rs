@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
-use super::world::{Source, at, entry, peer, snapshot, truth};
+use super::world::{Source, at, config, entry, peer, snapshot, truth};
 use crate::protocol::raft::catch_up::{LogView, SnapshotShelf, fetch};
-use crate::protocol::raft::{Config, Entry, Index, Message};
+use crate::protocol::raft::{Entry, Index, Message};
 use crate::time::Instant;
 
 fn shelf() -> SnapshotShelf {
-    SnapshotShelf::new(&Config::default())
+    SnapshotShelf::new(&config())
 }
 
 /// The lowest entry that is kept for others.
@@ -39,7 +39,7 @@ fn has_chunk(shelf: &mut SnapshotShelf, now: Instant, asker: u8, index: u64) -> 
 fn only_what_is_committed_is_served() {
     let source = Source::new(1, &truth(100), 1, 90);
     assert!(source.last_index() > Index(100));
-    let answer = fetch(&Config::default(), &source, Index(80), Index(100));
+    let answer = fetch(&config(), &source, Index(80), Index(100));
     let Message::Fetched {
         first,
         entries,
@@ -50,7 +50,7 @@ fn only_what_is_committed_is_served() {
     };
     assert_eq!((first, commit), (Index(80), Index(90)));
     assert_eq!(entries, (80..=90).map(entry).collect::<Vec<_>>());
-    let answer = fetch(&Config::default(), &source, Index(91), Index(100));
+    let answer = fetch(&config(), &source, Index(91), Index(100));
     let gone = Message::Gone {
         first: Index(91),
         kept_from: Index(1),
@@ -62,9 +62,9 @@ fn only_what_is_committed_is_served() {
 #[cfg(smalti_mutants)]
 #[test]
 fn a_mutant_serves_what_is_not_committed() {
-    let config = Config {
+    let config = crate::protocol::raft::Config {
         mutant: Some(crate::protocol::Mutant::UncommittedServed),
-        ..Config::default()
+        ..config()
     };
     let source = Source::new(1, &truth(100), 1, 90);
     let answer = fetch(&config, &source, Index(91), Index(95));
@@ -78,7 +78,7 @@ fn a_mutant_serves_what_is_not_committed() {
 fn what_is_no_longer_there_is_said_to_be_gone() {
     let source = Source::new(1, &truth(100), 50, 100);
     for first in [0, 1, 49] {
-        let answer = fetch(&Config::default(), &source, Index(first), Index(100));
+        let answer = fetch(&config(), &source, Index(first), Index(100));
         let gone = Message::Gone {
             first: Index(first),
             kept_from: Index(50),
@@ -90,18 +90,14 @@ fn what_is_no_longer_there_is_said_to_be_gone() {
 
 #[test]
 fn a_reply_is_limited_in_entries_and_bytes() {
-    let len_of = |source: &Source, first, last| match fetch(
-        &Config::default(),
-        source,
-        Index(first),
-        Index(last),
-    ) {
-        Message::Fetched { entries, .. } => (
-            entries.len(),
-            entries.iter().map(Entry::size).sum::<usize>(),
-        ),
-        other => panic!("{other:?}"),
-    };
+    let len_of =
+        |source: &Source, first, last| match fetch(&config(), source, Index(first), Index(last)) {
+            Message::Fetched { entries, .. } => (
+                entries.len(),
+                entries.iter().map(Entry::size).sum::<usize>(),
+            ),
+            other => panic!("{other:?}"),
+        };
     let small: Vec<Entry> = (1..=2_000)
         .map(|index| Entry {
             payload: crate::protocol::raft::Payload::Blank,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::super::pieces::{PIECE_LEN, PIECES_MAX};
+use super::super::pieces::PIECES_MAX;
 use super::super::{CatchUp, Gained, Gap, LogView, SnapshotShelf, fetch};
 use crate::id::{GroupId, Instance, PeerId};
 use crate::protocol::raft::replica::chunk_digest;
@@ -19,6 +19,20 @@ use crate::protocol::raft::{
 use crate::time::{Duration, Instant};
 
 pub(super) const FETCHER: PeerId = PeerId::from_bytes([255; 32]);
+
+/// Entries that are asked for at a time.
+const BATCH: u64 = 512;
+
+/// How the gap is filled.
+pub(super) fn config() -> Config {
+    Config {
+        fetch_batch_size: BATCH as u32,
+        fetch_timeout: millis(1_000),
+        snapshot_request_timeout: millis(1_000),
+        snapshot_ttl: millis(20_000),
+        ..Config::default()
+    }
+}
 
 pub(super) const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -191,7 +205,7 @@ impl Source {
             kept_from: Index(kept_from),
             commit: Index(commit),
             tail: tail.collect(),
-            shelf: SnapshotShelf::new(&Config::default()),
+            shelf: SnapshotShelf::new(&config()),
             faults: Faults::default(),
             asked: Vec::new(),
             is_here: true,
@@ -236,7 +250,7 @@ impl Source {
         let mut answer = match *message {
             Message::Fetch { first, last } => {
                 self.shelf.fetches(now, FETCHER, first);
-                fetch(&Config::default(), self, first, last)
+                fetch(&config(), self, first, last)
             }
             Message::FetchManifest => self.shelf.manifest(now, FETCHER),
             Message::FetchChunk { position, number } => {
@@ -326,7 +340,7 @@ impl World {
             .collect();
         let catch_up = CatchUp::new(
             Instant::ZERO,
-            &Config::default(),
+            &config(),
             &gap,
             &present,
             peer(leader),
@@ -405,8 +419,8 @@ impl World {
             self.trace.push((self.now, peer, message.clone()));
             if let Message::Fetch { first, last } = message {
                 assert!(first.0 > self.have && first <= last, "{first} to {last}");
-                assert!(last.0 - first.0 < PIECE_LEN);
-                assert!(last.0 <= self.have + PIECES_MAX as u64 * PIECE_LEN);
+                assert!(last.0 - first.0 < BATCH);
+                assert!(last.0 <= self.have + PIECES_MAX as u64 * BATCH);
             }
             let Some(source) = self.sources.get(&peer) else {
                 panic!("{peer:?} is no source");
