@@ -234,11 +234,15 @@ fn is_over(founder: NodeIndex, of: Incarnation, watches: &[Watch], disks: &[Disk
             "{founder} has proved that {of} is over, and its voter {voter} is only down"
         );
     }
+    // Only who votes by its own log stands.
     let could_win = |candidate: &Watch, configuration: &Configuration| {
         let votes = members().filter(|(me, watch)| {
             configuration.voters.contains(me) && watch.last <= candidate.last
         });
-        votes.count() >= configuration.majority()
+        let stands = candidate
+            .me
+            .is_some_and(|me| configuration.voters.contains(&me));
+        stands && votes.count() >= configuration.majority()
     };
     let leads = |me: &Member, watch: &Watch| {
         watch.role == Role::Leader && could_lead(*me, watch, of, watches)

@@ -184,18 +184,27 @@ fn lives(world: &Group, broken: &BTreeSet<NodeIndex>) -> Vec<Living> {
         let statuses = all
             .iter()
             .filter_map(|node| Some(world.machine(*node)?.status()));
-        let mut outlooks: Vec<bool> = statuses
+        let mut configurations: Vec<&Configuration> = statuses
             .filter(|status| status.incarnation == Some(incarnation))
-            .filter(|status| !status.configuration.voters.is_empty())
-            .flat_map(|status| may_have(status.configuration))
+            .map(|status| status.configuration)
+            .filter(|configuration| !configuration.voters.is_empty())
             .collect();
         let committed = environment.ledger.find(&incarnation);
-        if let Some(configuration) = committed.and_then(|life| life.configuration()) {
-            outlooks.extend(may_have(configuration));
-        }
+        configurations.extend(committed.and_then(|life| life.configuration()));
+        let outlooks: Vec<bool> = configurations.iter().copied().flat_map(may_have).collect();
+        // So may the word of a broken voter that it leaves, after which the others need it no longer.
+        let may_be_left = || {
+            configurations.iter().any(|configuration| {
+                let voters = configuration.voters.iter();
+                let stay = voters.filter(|it| !environment.is_leaving(peers::node(&it.peer)));
+                let stay: Vec<&Member> = stay.collect();
+                let is_alive = |voter: &&&Member| alive.get(**voter) == Some(&Some(incarnation));
+                stay.iter().filter(is_alive).count() > stay.len() / 2
+            })
+        };
         let outlook = if !outlooks.is_empty() && outlooks.iter().all(|has| *has) {
             Outlook::GoesOn
-        } else if outlooks.is_empty() || outlooks.iter().any(|has| *has) {
+        } else if outlooks.is_empty() || outlooks.iter().any(|has| *has) || may_be_left() {
             Outlook::Unclear
         } else {
             Outlook::Extinct

@@ -328,8 +328,15 @@ impl Watched<'_> {
                     let image = &self.disks[peers::node(&voter.peer).0 as usize].image;
                     let hard_state = image.hard_state.as_ref();
                     let same = hard_state.is_some_and(|state| state.instance == voter.instance);
-                    // One that was set back may have had it when it acknowledged it.
-                    self.stores.has_forgotten(voter) || same && image.has(newest.index, newest.term)
+                    // One that was set back may have had it when it acknowledged it; and one that has gone over to what
+                    // was made of this incarnation without its leader, whose acknowledgement was on its way until now.
+                    let went_on = hard_state.and_then(|state| state.incarnation);
+                    let is_reformed = status.incarnation.zip(went_on).is_some_and(|(this, now)| {
+                        this != now && self.ledger.descends(&this, &now)
+                    });
+                    self.stores.has_forgotten(voter)
+                        || is_reformed
+                        || same && image.has(newest.index, newest.term)
                 };
                 configuration.voters.iter().filter(has_it).count() >= configuration.majority()
             };
