@@ -47,6 +47,7 @@ scripts! {
     b8_a_seal_that_all_who_had_it_forget
     h12_a_founding_that_lost_its_other_voters_is_gone_on_from
     h14_a_late_node_is_no_proof_and_founds_nothing
+    h14_an_answer_that_is_lost_is_asked_for_again
     h14_who_has_nothing_goes_where_others_have_something
     h3_three_foundings_become_one
     a1_expect_acknowledges_nothing_before_so_many_have_accepted

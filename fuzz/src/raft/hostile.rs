@@ -323,6 +323,7 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             },
             ping: self.number(2),
             pong: self.number(2),
+            awaits_answer: self.chance(2),
             recovered: self.index(),
             leader: self.chance(2).then(|| self.member().peer),
             left: match self.script.below(4) {

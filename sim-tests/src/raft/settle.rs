@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use smalti_core::protocol::raft::{
-    CallId, Configuration, FoundingRule, Incarnation, Index, LeadershipPreference, Member,
+    CallId, Configuration, FoundingRule, Incarnation, Index, LeadershipPreference, Member, Payload,
 };
 use smalti_sim::NodeIndex;
 use smalti_sim::faults::{Fault, FaultEvent};
@@ -14,6 +14,7 @@ use smalti_sim::time::SimTime;
 
 use super::clients::End;
 use super::cluster::{Group, Scheduled};
+use super::driven::Driven;
 use super::peers;
 use super::plan::quiet;
 use super::rare;
@@ -424,12 +425,36 @@ fn is_proved(world: &Group, life: &Living, broken: &BTreeSet<NodeIndex>) -> bool
     let environment = world.environment();
     let live = environment.live(world.context());
     let answers = |node: &NodeIndex| live.contains(node) && !broken.contains(node);
-    let statuses = life.members.iter().filter_map(|node| world.machine(*node));
-    let statuses: Vec<_> = statuses.map(|machine| machine.status()).collect();
-    let mut voters = statuses.iter().flat_map(|it| &it.configuration.voters);
-    let has_log = statuses.iter().any(|it| it.last.index > Index(1));
+    let members = life.members.iter().filter_map(|node| world.machine(*node));
+    let members: Vec<&Driven> = members.collect();
+    let mut named = members.iter().flat_map(|machine| named(machine));
+    let has_log = |machine: &&Driven| machine.status().last.index > Index(1);
     // Somebody who is broken may know of others.
-    has_log && broken.is_empty() && voters.all(|voter| answers(&peers::node(&voter.peer)))
+    members.iter().any(has_log)
+        && broken.is_empty()
+        && named.all(|voter| answers(&peers::node(&voter.peer)))
+}
+
+/// All that vote by the configuration that a member knows to be committed, or by one after it. After a restart it does not
+/// know any more that who has left since votes no longer.
+fn named(machine: &Driven) -> BTreeSet<Member> {
+    let status = machine.status();
+    let mut committed = BTreeSet::new();
+    let mut named = status.configuration.voters.clone();
+    for index in status.kept_from.0..=status.last.index.0 {
+        let voters = match machine.entry(Index(index)).map(|entry| &entry.payload) {
+            Some(Payload::Founding(charter)) => charter.voters.iter().copied().collect(),
+            Some(Payload::Configuration(configuration)) => configuration.voters.clone(),
+            _ => continue,
+        };
+        if Index(index) <= status.commit {
+            committed = voters;
+        } else {
+            named.extend(voters);
+        }
+    }
+    named.extend(committed);
+    named
 }
 
 /// Incarnations that could all go on meet, and one of them stays.

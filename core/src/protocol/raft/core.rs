@@ -68,6 +68,8 @@ pub(super) struct Peer {
     pub(super) ping: u64,
     /// The greatest number of ours that it has heard in its present life.
     pub(super) pong: u64,
+    /// The greatest number of ours that it had heard when it last said who it is.
+    answered: u64,
     /// When it is told who we are, again, unless it has heard it by then.
     pub(super) hello_at: Instant,
     /// Our number when its store was opened for the last time: an answer to it or to a later one was
@@ -90,10 +92,16 @@ impl Peer {
             succeeds: None,
             ping: 0,
             pong: 0,
+            answered: 0,
             hello_at: now,
             booted_at_ping: 0,
             doubted_at_ping: None,
         }
+    }
+
+    /// Whether it is known to have heard what we are under this number of ours.
+    const fn has_heard(&self, ping: u64) -> bool {
+        self.instance.is_some() && self.pong >= ping
     }
 }
 
@@ -581,8 +589,7 @@ impl Core {
                 .iter_mut()
                 .filter(|(_, peer)| peer.hello_at <= now);
             due.map(|(id, peer)| {
-                let has_heard = peer.instance.is_some() && peer.pong >= ping;
-                peer.hello_at = if has_heard {
+                peer.hello_at = if peer.has_heard(ping) {
                     Instant::FAR_FUTURE
                 } else {
                     now + retry
@@ -610,6 +617,7 @@ impl Core {
             },
             ping: self.ping,
             pong: peer.ping,
+            awaits_answer: !peer.has_heard(self.ping),
             recovered: self.recovered,
             leader: self.leader.map(|leader| leader.peer),
             commit: self.commit,
@@ -714,8 +722,14 @@ impl Core {
         peer.succeeds = hello.succeeds;
         peer.ping = hello.ping;
         peer.pong = peer.pong.max(pong);
-        // It may have heard us over a bond before this one, and forgotten.
-        if is_new || (pong < our_ping && peer.hello_at == Instant::FAR_FUTURE) {
+        // It says the same once more: then our answer was lost. Without this nobody would ever answer a member that has
+        // become another one, but has heard all that we have to say before.
+        let repeats = !is_new && hello.awaits_answer && hello.pong == peer.answered;
+        peer.answered = hello.pong;
+        // Or it may have heard us over a bond before this one, and forgotten.
+        let has_forgotten = pong < our_ping;
+        let is_silent = peer.hello_at == Instant::FAR_FUTURE;
+        if is_new || (is_silent && (repeats || has_forgotten)) {
             peer.hello_at = now;
         }
         let is_behind = envelope

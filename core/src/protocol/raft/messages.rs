@@ -263,6 +263,8 @@ pub struct Hello {
     /// The greatest such number that the sender has heard from this life of the addressee. So an answer
     /// is told apart from what was said before the question.
     pub pong: u64,
+    /// The addressee has not said yet that it has heard this.
+    pub awaits_answer: bool,
     /// How far the log went when the sender's store was opened.
     pub recovered: Index,
     /// The leader it follows, if any.

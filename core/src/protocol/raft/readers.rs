@@ -64,6 +64,7 @@ const fn of_itself(hello: &Hello) -> Hello {
         preference: LeadershipPreference::Observer,
         ping: hello.ping,
         pong: hello.pong,
+        awaits_answer: hello.awaits_answer,
         recovered: hello.recovered,
         leader: None,
         commit: Index::ZERO,

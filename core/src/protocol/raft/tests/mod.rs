@@ -30,6 +30,7 @@ fn hello() -> Hello {
         preference: LeadershipPreference::Normal,
         ping: 1,
         pong: 0,
+        awaits_answer: true,
         recovered: Index::ZERO,
         leader: None,
         left: None,
