@@ -27,6 +27,7 @@ pub static SCENARIOS: &[&dyn Scenario] = &[
     &overlay::Churn,
     &raft::Chaos,
     &raft::SetBack,
+    &raft::Meetings,
     &groups::Chaos,
     &collections::Chaos,
     &groups::Late,

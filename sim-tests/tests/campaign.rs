@@ -81,6 +81,7 @@ fn groups_survive_chaos() {
     passes("raft-chaos", "3", "0..8");
     passes("raft-chaos", "5", "0..4");
     passes("raft-set-back", "3", "0..4");
+    passes("raft-meetings", "5", "0..4");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! `raft-chaos`: a group under everything that goes wrong, and what must hold then and afterwards. `raft-set-back`: the
-//! same with less of it, and one member that forgets.
+//! same with less of it, and one member that forgets. `raft-meetings`: the same for two groups that were founded apart.
 
 use rand::Rng;
 use smalti_sim::bare::World;
@@ -90,6 +90,44 @@ impl Scenario for SetBack {
     fn run(&self, seed: u64, options: &Options) -> Outcome {
         let streams = Streams::new(seed);
         let plan = Plan::draw(&streams, options).with_set_backs(&streams);
+        play(seed, &streams, &plan, options)
+    }
+}
+
+/// The scenario `raft-meetings`.
+pub struct Meetings;
+
+impl Scenario for Meetings {
+    fn name(&self) -> &'static str {
+        "raft-meetings"
+    }
+
+    fn description(&self) -> &'static str {
+        "two groups of one key that were founded apart meet, most often far from each other, and become one"
+    }
+
+    fn nodes(&self) -> Nodes {
+        Nodes {
+            min: 2,
+            ..Chaos.nodes()
+        }
+    }
+
+    fn rare_states(&self) -> &'static [&'static str] {
+        rare::OF_MEETINGS
+    }
+
+    fn excuses(&self) -> &'static [(&'static str, u32)] {
+        rare::EXCUSES
+    }
+
+    fn takes_faults(&self) -> bool {
+        true
+    }
+
+    fn run(&self, seed: u64, options: &Options) -> Outcome {
+        let streams = Streams::new(seed);
+        let plan = Plan::draw_meeting(&streams, options);
         play(seed, &streams, &plan, options)
     }
 }

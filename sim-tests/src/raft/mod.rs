@@ -22,4 +22,4 @@ mod settle;
 mod trials;
 mod watch;
 
-pub use chaos::{Chaos, SetBack};
+pub use chaos::{Chaos, Meetings, SetBack};

@@ -55,6 +55,19 @@ pub(super) struct Plan {
 impl Plan {
     /// What `options` leave open, the seed says.
     pub(super) fn draw(streams: &Streams, options: &Options) -> Self {
+        Self::draw_with(streams, options, Trials::draw)
+    }
+
+    /// The same, for two parts that begin apart and then meet.
+    pub(super) fn draw_meeting(streams: &Streams, options: &Options) -> Self {
+        Self::draw_with(streams, options, Trials::draw_meeting)
+    }
+
+    fn draw_with(
+        streams: &Streams,
+        options: &Options,
+        draw_trials: fn(&Streams, u32, &mut Config) -> Trials,
+    ) -> Self {
         let mut rng = streams.stream("plan");
         let rng = &mut rng;
         let drawn = [3, 3, 3, 5, 5, 7][below(rng, 6) as usize];
@@ -82,7 +95,7 @@ impl Plan {
                 rule => rule,
             };
         }
-        let trials = Trials::draw(streams, members, &mut config);
+        let trials = draw_trials(streams, members, &mut config);
         #[cfg(smalti_mutants)]
         {
             config.mutant = options.mutant;

@@ -138,6 +138,21 @@ pub(super) const OF_SET_BACK: &[&str] = &[
     SET_BACK_COUNTED,
 ];
 
+/// Those of groups that were founded apart.
+pub(super) const OF_MEETINGS: &[&str] = &[
+    FROZEN,
+    THAWED,
+    YIELDED,
+    SUPERSEDED,
+    SUPERSEDED_WITH_DATA,
+    SUPERSEDED_EARLY,
+    CALL_SUPERSEDED,
+    REFUSED_WHILE_FROZEN,
+    SEALED_TOO_LATE,
+    SUPERSEDED_ON_PROOF,
+    MERGED,
+];
+
 /// Those that excuse a run from showing that a group goes on, and how many runs of a million may have each.
 pub(super) const EXCUSES: &[(&str, u32)] = &[
     (CAUGHT_IN_CHANGE, 5_000),

@@ -82,26 +82,14 @@ impl Trials {
         let drawn = below(rng, 100);
         let beginning = match drawn {
             0..12 if members > 2 => Beginning::Alone,
-            12..22 if members > 1 => {
-                let size = 1 + below(rng, u64::from(members) - 1) as usize;
-                let mut right: Vec<NodeIndex> = (0..members).map(NodeIndex).collect();
-                let mut left = Vec::new();
-                for _ in 0..size {
-                    let place = below(rng, right.len() as u64) as usize;
-                    left.push(right.remove(place));
-                }
-                let until = config.bootstrap_delay * 5;
-                let until = until + between(rng, Duration::ZERO, Duration::from_secs(5));
-                Beginning::Apart(left, right, SimTime::from(until))
-            }
+            12..22 if members > 1 => apart(rng, members, config),
             _ => Beginning::Together,
         };
         let rng = &mut streams.stream("plan/far apart");
         let far_apart = match &beginning {
-            Beginning::Apart(.., from) if chance(rng, 400_000) => Some(FarApart {
-                latency: Latency::constant(between(rng, unit / 2, unit * 3 / 2)),
-                until: *from + unit * 10 + between(rng, Duration::ZERO, unit * 20),
-            }),
+            Beginning::Apart(.., from) if chance(rng, 400_000) => {
+                Some(FarApart::draw(rng, unit, *from))
+            }
             _ => None,
         };
         let rng = &mut streams.stream("plan/slow founder");
@@ -111,11 +99,7 @@ impl Trials {
             lasts: between(rng, unit / 2, unit * 2),
         });
         if beginning != Beginning::Together {
-            config.founding = if chance(rng, 500_000) {
-                FoundingRule::Any
-            } else {
-                FoundingRule::Expect(1)
-            };
+            config.founding = draw_early_founding(rng);
         }
         Self {
             beginning,
@@ -126,6 +110,23 @@ impl Trials {
             slow_founder,
             orders,
         }
+    }
+
+    /// The same, for two parts that begin apart and then meet, most often far from each other.
+    pub(super) fn draw_meeting(streams: &Streams, members: u32, config: &mut Config) -> Self {
+        let mut trials = Self::draw(streams, members, config);
+        let unit = config.election_timeout;
+        let rng = &mut streams.stream("plan/meeting");
+        let beginning = apart(rng, members, config);
+        let is_far = chance(rng, 800_000);
+        trials.far_apart = match &beginning {
+            Beginning::Apart(.., from) if is_far => Some(FarApart::draw(rng, unit, *from)),
+            _ => None,
+        };
+        trials.beginning = beginning;
+        trials.slow_founder = None;
+        config.founding = draw_early_founding(rng);
+        trials
     }
 
     /// When a node starts that would start at `at`.
@@ -175,6 +176,39 @@ impl Trials {
             }
         }
         faults
+    }
+}
+
+impl FarApart {
+    /// Draws for parts that reach each other from `from` on.
+    fn draw(rng: &mut ChaCha8Rng, unit: Duration, from: SimTime) -> Self {
+        Self {
+            latency: Latency::constant(between(rng, unit / 2, unit * 3 / 2)),
+            until: from + unit * 10 + between(rng, Duration::ZERO, unit * 20),
+        }
+    }
+}
+
+/// Two parts of the members, for long enough that each founds a group.
+fn apart(rng: &mut ChaCha8Rng, members: u32, config: &Config) -> Beginning {
+    let size = 1 + below(rng, u64::from(members) - 1) as usize;
+    let mut right: Vec<NodeIndex> = (0..members).map(NodeIndex).collect();
+    let mut left = Vec::new();
+    for _ in 0..size {
+        let place = below(rng, right.len() as u64) as usize;
+        left.push(right.remove(place));
+    }
+    let until = config.bootstrap_delay * 5;
+    let until = until + between(rng, Duration::ZERO, Duration::from_secs(5));
+    Beginning::Apart(left, right, SimTime::from(until))
+}
+
+/// When a group may be founded by those that are there first.
+fn draw_early_founding(rng: &mut ChaCha8Rng) -> FoundingRule {
+    if chance(rng, 500_000) {
+        FoundingRule::Any
+    } else {
+        FoundingRule::Expect(1)
     }
 }
 

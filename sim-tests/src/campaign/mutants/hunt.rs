@@ -17,6 +17,8 @@ use crate::{Options, Scenario};
 const MACHINES: &str = "raft-chaos";
 /// The scenario for what is known of members that have forgotten.
 const SET_BACK: &str = "raft-set-back";
+/// The scenario for what becomes of two foundings.
+const MEETINGS: &str = "raft-meetings";
 /// The scenario for whole nodes.
 const NODES: &str = "groups-chaos";
 /// Seeds between two starts: so many that one hunt does not come into the next one's.
@@ -40,6 +42,12 @@ const fn scenario_of(mutant: Mutant) -> Option<&'static str> {
         | Mutant::UnknownRejected
         | Mutant::TimedOutUndecided => Some(NODES),
         Mutant::VoteForSetBack | Mutant::SuspicionEndsWithTerm => Some(SET_BACK),
+        Mutant::AppliedWhileFrozen
+        | Mutant::ReadWhileFrozen
+        | Mutant::BothSeal
+        | Mutant::SealedBehindThawed
+        | Mutant::SealedByAbsence
+        | Mutant::ChangeOverBeforeCommit => Some(MEETINGS),
         Mutant::OutcomeBeforeEffect
         | Mutant::TornStateTold
         | Mutant::QueryWithinTurn
@@ -67,7 +75,7 @@ pub(in crate::campaign) fn mutants(
     out: &mut impl Write,
 ) -> io::Result<Result<bool, Misuse>> {
     let mut found_scenarios = BTreeMap::new();
-    for name in [MACHINES, SET_BACK, NODES] {
+    for name in [MACHINES, SET_BACK, MEETINGS, NODES] {
         let Some(scenario) = scenarios.iter().find(|it| it.name() == name) else {
             return Ok(Err(Misuse::Mutants(format!("there is no {name}"))));
         };
