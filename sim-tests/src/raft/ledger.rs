@@ -54,6 +54,9 @@ pub(super) struct Life {
     pub(super) duplicates: u64,
     /// Committed voters, and where.
     configurations: Vec<(Index, Configuration)>,
+    /// A member that had committed something had several voters: the entry that says so may have been compacted in
+    /// the step that committed it.
+    had_several_voters: bool,
     /// Voters that were replaced by a later life of their peers.
     pub(super) replaced: u64,
     /// The highest index of which an acknowledgement was seen.
@@ -87,6 +90,7 @@ impl Life {
             commands: BTreeMap::new(),
             duplicates: 0,
             configurations: Vec::new(),
+            had_several_voters: false,
             replaced: 0,
             acked: Index::ZERO,
             acks: 0,
@@ -318,9 +322,13 @@ impl Life {
 
     /// Whether it had several voters at some time.
     pub(super) fn had_several_voters(&self) -> bool {
-        let mut all = self.configurations.iter();
         let inherits = self.parentage.as_ref().is_some_and(|it| it.was_group);
-        inherits || all.any(|(_, configuration)| configuration.voters.len() > 1)
+        inherits || self.had_several_voters
+    }
+
+    /// A member that has committed something goes by these voters.
+    pub(super) fn has_voters(&mut self, configuration: &Configuration) {
+        self.had_several_voters |= configuration.voters.len() > 1;
     }
 
     /// Whether its founding had several voters.

@@ -124,6 +124,11 @@ impl Trials {
             _ => None,
         };
         trials.beginning = beginning;
+        // Of those that have a seal not all may live to see it committed.
+        trials.majorities = chance(rng, 600_000).then(|| Churn {
+            every: between(rng, unit, unit * 6),
+            lasts: between(rng, unit, unit * 4),
+        });
         trials.slow_founder = None;
         config.founding = draw_early_founding(rng);
         trials

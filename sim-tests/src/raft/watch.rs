@@ -292,6 +292,7 @@ impl Watched<'_> {
             return;
         }
         let life = self.ledger.life(watch.place);
+        life.has_voters(status.configuration);
         let leaving = |peer: &PeerId| self.leaving.contains(peer);
         let (duplicates, replaced) = (life.duplicates, life.replaced);
         let void_seals = life.meetings.void_seals;
