@@ -207,7 +207,8 @@ impl Watched<'_> {
     /// A message that means nothing has come alone.
     fn nothing_changes(&self, letter: &Letter, watch: &Watch, status: &Status<'_>, answers: u32) {
         // Time changes what candidates and leaders do, whatever comes; and who leaves may be done with it.
-        if watch.incarnation.is_none()
+        let was_nobodys = watch.role == Role::Candidate || watch.incarnation.is_none();
+        if was_nobodys
             || watch.leads()
             || self.leaving.contains(&peers::peer(self.node))
             || status.role == Role::Stopped
