@@ -118,7 +118,7 @@ impl Scenario for Meetings {
     }
 
     fn excuses(&self) -> &'static [(&'static str, u32)] {
-        rare::EXCUSES
+        rare::EXCUSES_OF_MEETINGS
     }
 
     fn takes_faults(&self) -> bool {

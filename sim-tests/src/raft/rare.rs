@@ -161,3 +161,12 @@ pub(super) const EXCUSES: &[(&str, u32)] = &[
     (EXTINCT, 10_000),
     (REFORMED_UNKNOWING, 10_000),
 ];
+
+/// The same where majorities crash more often.
+pub(super) const EXCUSES_OF_MEETINGS: &[(&str, u32)] = &[
+    (CAUGHT_IN_CHANGE, 5_000),
+    (UNCLEAR, 10_000),
+    (TOO_FEW_TO_FOUND, 10_000),
+    (EXTINCT, 30_000),
+    (REFORMED_UNKNOWING, 10_000),
+];
