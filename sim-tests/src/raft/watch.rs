@@ -14,7 +14,7 @@ use super::clients::{Ack, Clients};
 use super::disk::Disk;
 use super::driven::Driven;
 use super::evidence::Evidence;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Life};
 use super::peers;
 use super::rare;
 use super::registers::value_of;
@@ -188,7 +188,7 @@ impl Watched<'_> {
             return;
         }
         // A founding in which nothing was ever committed is left for another one, in one step where that is known.
-        let committed = self.ledger.find(&before).map(|life| life.last());
+        let committed = self.ledger.find(&before).map(Life::last);
         if committed.is_none_or(|last| last <= Index(1)) {
             return;
         }
