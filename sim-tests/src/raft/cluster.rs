@@ -534,9 +534,8 @@ impl Environment<Driven> for Cluster {
                     let clients = &mut self.clients;
                     clients.completed(node, call, &outcome, stopped, now, coverage);
                     if let CallOutcome::Applied { version, output } = outcome {
-                        let life = self.ledger.find(&version.incarnation);
                         assert!(
-                            life.is_none_or(|life| !life.is_over),
+                            self.ledger.goes_on_with(&version),
                             "{node} acknowledges {call:?} in {}, which was proved to be over",
                             version.incarnation
                         );

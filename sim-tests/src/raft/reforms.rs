@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use smalti_core::id::PeerId;
 use smalti_core::protocol::raft::{
     Configuration, Envelope, Incarnation, Index, Member, Message, Position, Reform, Reformed, Role,
-    Verdict,
+    Verdict, Version,
 };
 use smalti_sim::NodeIndex;
 
@@ -80,6 +80,23 @@ impl Ledger {
             }
         }
         false
+    }
+
+    /// Whether what is acknowledged at `version` is there still: its incarnation is not over, or what was made of it by
+    /// proof has the command. A member that does not vote may hear late that it was committed in time.
+    pub(super) fn goes_on_with(&self, version: &Version) -> bool {
+        let Some(life) = self.find(&version.incarnation).filter(|it| it.is_over) else {
+            return true;
+        };
+        let children = self.lives().iter().filter(|child| {
+            let parentage = child.parentage.as_ref();
+            parentage.is_some_and(|it| it.parent == version.incarnation && it.is_proved)
+        });
+        let here = || life.effects().filter(|(_, at, _)| *at == version.index);
+        let mut children = children.peekable();
+        children.peek().is_some()
+            && here().next().is_some()
+            && children.all(|child| here().all(|(id, ..)| child.has_inherited(id)))
     }
 
     /// What was acknowledged and is not there any more.

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use rand::Rng;
 
 use super::config::{FoundingRule, LeadershipPreference};
-use super::core::{Core, Peer, State};
+use super::core::{Core, State};
 use super::entry::{Entry, Payload};
+use super::hello::Peer;
 use super::io::Event;
 use super::leading::Leading;
 use super::log::Log;

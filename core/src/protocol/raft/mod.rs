@@ -13,6 +13,7 @@ mod disk;
 mod election;
 mod entry;
 mod founding;
+mod hello;
 mod io;
 mod leading;
 mod log;

@@ -6,7 +6,8 @@
 //! else, so that whoever does is shut out.
 
 use super::config::LeadershipPreference;
-use super::core::{Core, Peer};
+use super::core::Core;
+use super::hello::Peer;
 use super::messages::{Hello, Message};
 use super::types::{Index, Member};
 

@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::core::{Core, Peer, State};
+use super::core::{Core, State};
+use super::hello::Peer;
 use super::messages::{Message, Pledge, Reform};
 use super::remains::{Answer, Finding, Left, NAMED_MAX, Part, Remains, Survey};
 use super::types::{Incarnation, Index, Member, Position};
