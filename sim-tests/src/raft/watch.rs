@@ -326,7 +326,8 @@ impl Watched<'_> {
             let configurations = [status.configuration, &watch.configuration];
             let holds = |configuration: &Configuration| {
                 let has_it = |voter: &&Member| {
-                    let image = &self.disks[peers::node(&voter.peer).0 as usize].image;
+                    let node = peers::node(&voter.peer).0 as usize;
+                    let image = &self.disks[node].image;
                     let hard_state = image.hard_state.as_ref();
                     let same = hard_state.is_some_and(|state| state.instance == voter.instance);
                     // One that was set back may have had it when it acknowledged it; and one that has gone over to what
@@ -335,8 +336,12 @@ impl Watched<'_> {
                     let is_reformed = status.incarnation.zip(went_on).is_some_and(|(this, now)| {
                         this != now && self.ledger.descends(&this, &now)
                     });
+                    // A learner that has left, and did not know that it was to vote, votes no more: others whose votes are
+                    // enough without it have what is committed with it.
+                    let has_left = self.watches[node].left;
                     self.stores.has_forgotten(voter)
                         || is_reformed
+                        || has_left
                         || same && image.has(newest.index, newest.term)
                 };
                 configuration.voters.iter().filter(has_it).count() >= configuration.majority()
