@@ -127,7 +127,14 @@ fn is_settled<C: Contents>(record: &Record<C>, hosts: usize) -> Result<(), Strin
         }
         let last = record.settled.values().map(|settled| settled.index).max();
         if Some(version.index) < last {
-            return Err(format!("host {host} has not come to {last:?}"));
+            let shown = record.shown.iter();
+            let shown: Vec<_> = shown
+                .map(|(host, (shown, _))| (host, shown.index))
+                .collect();
+            return Err(format!(
+                "host {host} has not come to {last:?}: hosts show {shown:?}, and got through at {:?}",
+                record.settled
+            ));
         }
         if contents != all {
             return Err(format!(
