@@ -17,6 +17,7 @@ use super::clients::{Clients, Setting};
 use super::rare;
 use super::supervisor::Supervisor;
 use crate::cluster::{Findings, draw_faults, name, observe};
+use crate::raft::hasten_catching_up;
 use crate::{Nodes, Options, Outcome, Scenario};
 
 /// The scenario `groups-chaos`.
@@ -128,13 +129,11 @@ impl Scenario for Chaos {
     }
 }
 
-/// How members catch up. Who is paused is given up in time for what is expected of the others.
+/// How members catch up.
 pub(crate) fn draw_sync(config: &mut ConsensusConfig, streams: &Streams) {
     let rng = &mut streams.stream("catching up");
     config.fetch_batch_size = [3, 64, 512, 2_000][below(rng, 4) as usize];
-    config.fetch_timeout = config.forward_timeout / 2;
-    config.snapshot_request_timeout = config.forward_timeout / 2;
-    config.snapshot_ttl = config.forward_timeout * 10;
+    hasten_catching_up(config);
 }
 
 fn draw_setting(streams: &Streams, hosts: u32) -> Setting {

@@ -23,3 +23,4 @@ mod trials;
 mod watch;
 
 pub use chaos::{Chaos, Meetings, SetBack};
+pub(crate) use plan::hasten_catching_up;

@@ -331,6 +331,14 @@ pub(super) fn quiet() -> LinkFaults {
     }
 }
 
+/// Has members that catch up ask anew sooner than by default. Requests are lost, and who was asked is paused: others are asked in
+/// time for what is expected of them.
+pub(crate) fn hasten_catching_up(config: &mut Config) {
+    config.fetch_timeout = config.forward_timeout / 2;
+    config.snapshot_request_timeout = config.forward_timeout / 2;
+    config.snapshot_ttl = config.forward_timeout * 10;
+}
+
 fn draw_config(rng: &mut ChaCha8Rng, voters: u32) -> Config {
     let mut config = Config::default();
     if !chance(rng, 200_000) {
@@ -345,10 +353,7 @@ fn draw_config(rng: &mut ChaCha8Rng, voters: u32) -> Config {
         config.query_timeout = unit / 2 + between(rng, Duration::ZERO, unit);
         config.max_missed_heartbeats = 3 + below(rng, 10) as u32;
     }
-    // Requests are lost here, where bonds between nodes lose none: they are repeated as soon as what the leader is sent.
-    config.fetch_timeout = config.forward_timeout / 2;
-    config.snapshot_request_timeout = config.forward_timeout / 2;
-    config.snapshot_ttl = config.forward_timeout * 10;
+    hasten_catching_up(&mut config);
     config.fetch_batch_size = 512;
     config.max_voters = voters;
     config.storage = if chance(rng, 500_000) {
