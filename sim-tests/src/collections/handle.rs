@@ -20,7 +20,7 @@ use super::items::{End, Fate, Items};
 use super::kinds::Kind;
 use super::record::{Record, is_fresh};
 use super::slots::{Act, Seen, Slot};
-use super::world::{LAGGED, LAGGED_LIVE, Phase, REFORMED, SNAPSHOT, SUPERSEDED, World};
+use super::world::{LAGGED, LAGGED_LIVE, Phase, REFORMED, SNAPSHOT, SUPERSEDED, World, reaches};
 
 /// How long is waited before what did not get through is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
@@ -175,6 +175,11 @@ impl<C: Kind> Handle<C> {
         let version = view.version().ok_or("a strong view has no version")?;
         is_fresh(version, &before)?;
         record.look(&view)?;
+        if let Some(local) = self.reader.version()
+            && !reaches(local, version)
+        {
+            return Err(format!("{local:?} is shown after {version:?} was read"));
+        }
         for (place, slot) in places.into_iter().zip(C::slots()) {
             let seen = Seen::held(C::held(&view, *slot));
             let (life, now) = (version.incarnation, self.world.now());

@@ -19,7 +19,7 @@ pub(super) struct Record<C: Contents> {
     pub(super) views: Views<C::Plain>,
     pub(super) slots: Slots,
     pub(super) items: Items,
-    acknowledged: Acknowledged,
+    pub(super) acknowledged: Acknowledged,
     /// The same at the last step: hosts run one after the other, though their clocks show one time.
     pub(super) acknowledged_before: Acknowledged,
     /// Up to where each host got a write and a read through in the end.

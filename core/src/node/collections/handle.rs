@@ -92,7 +92,8 @@ impl<C: Collection> Reader<C> {
         self.id
     }
 
-    /// The contents as this node has them now. O(1), beside waiting until writes that are being applied on this node have
+    /// The contents as this node has them now, which are never older than what [`strong`](Self::strong) has given here
+    /// before. O(1), beside waiting until writes that are being applied on this node have
     /// been, where nobody has looked since those before them.
     #[must_use]
     pub fn view(&self) -> View<C> {

@@ -121,12 +121,13 @@ impl<C: Collection> StateMachine for Member<C> {
 
     fn publish(&self, version: Option<Version>) {
         let machine = self.lock().take();
-        if let Some(mut machine) = machine {
-            if let Some(version) = version {
-                machine.begin_history(version.index);
-            }
-            self.shared.showcase.show(machine, version);
+        let Some(mut machine) = machine else {
+            return self.shared.showcase.pass(version);
+        };
+        if let Some(version) = version {
+            machine.begin_history(version.index);
         }
+        self.shared.showcase.show(machine, version);
     }
 
     fn refusal(&self) -> Option<String> {

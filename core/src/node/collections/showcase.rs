@@ -77,6 +77,16 @@ impl<C: Collection> Showcase<C> {
         drop(former);
     }
 
+    /// What is shown is also what there is at `version`. Nobody is woken: contents are as they were. Where nothing was
+    /// written there is still no version.
+    pub(super) fn pass(&self, version: Option<Version>) {
+        let mut place = self.lock();
+        if place.version.is_some() && version.is_some() {
+            place.version = version;
+            place.view = place.view.take().map(|view| view.at(version));
+        }
+    }
+
     /// Ends what is shown with the machine of a member that has failed. Where there is a view of what was shown before
     /// the failure, that stays. Else the machine's contents take its place, with whatever the failure has left of the
     /// command that it came from: without them reads would fall behind what was acknowledged.
@@ -229,6 +239,26 @@ mod tests {
         assert_eq!(values(&during), [10]);
         assert_eq!(showcase.version(), version(2));
         assert_eq!(showcase.shown().get(), 2);
+    }
+
+    #[test]
+    fn a_version_goes_on_where_contents_stay() {
+        let showcase = Showcase::<Numbers>::new();
+        showcase.pass(version(1));
+        assert_eq!(showcase.view().version(), None, "nothing was written");
+        let mut machine = showcase.take(false);
+        insert(&mut machine, 2, 1, 10);
+        showcase.show(machine, version(2));
+        let before = showcase.view();
+        showcase.pass(version(3));
+        showcase.pass(None);
+        let after = showcase.view();
+        assert_eq!(
+            (before.version(), after.version()),
+            (version(2), version(3))
+        );
+        assert_eq!((values(&after), showcase.version()), (vec![10], version(3)));
+        assert_eq!(showcase.shown().get(), 1, "there is nothing else to see");
     }
 
     #[test]

@@ -116,8 +116,9 @@ pub trait StateMachine: Send + 'static {
         LeadershipPreference::Normal
     }
 
-    /// Shows the present state to whoever looks at it without asking the group. Called when what could be applied
-    /// has been, before the outcomes are told. Default: does nothing.
+    /// Shows the present state, which is at `version`, to whoever looks at it without asking the group. Called when what
+    /// could be applied has been, before the outcomes are told; also where `version` alone has moved, by an entry that holds
+    /// no command. Default: does nothing.
     fn publish(&self, version: Option<Version>) {
         let _ = version;
     }
@@ -228,6 +229,8 @@ pub(super) struct Adapter<M> {
     failed: Failed,
     /// The state is another one than was published.
     changed: Cell<bool>,
+    /// The version that was published.
+    published: Cell<Option<Version>>,
 }
 
 impl<M: StateMachine> Adapter<M> {
@@ -236,6 +239,7 @@ impl<M: StateMachine> Adapter<M> {
             machine,
             failed: Failed::default(),
             changed: Cell::new(false),
+            published: Cell::new(None),
         }
     }
 
@@ -244,10 +248,11 @@ impl<M: StateMachine> Adapter<M> {
         self.failed.get()
     }
 
-    /// Shows the state, where it has changed.
-    pub(super) fn publish(&self, version: impl FnOnce() -> Option<Version>) {
-        if self.changed.replace(false) {
-            guard(&self.failed, || self.machine.publish(version()));
+    /// Shows the state, where it or its version has changed.
+    pub(super) fn publish(&self, version: Option<Version>) {
+        let (changed, before) = (self.changed.replace(false), self.published.replace(version));
+        if changed || before != version {
+            guard(&self.failed, || self.machine.publish(version));
         }
     }
 
@@ -402,6 +407,8 @@ impl<S: Snapshot> FrozenState for Frozen<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
     use crate::protocol::raft::{Index, StateMachine as _, Term};
 
@@ -588,6 +595,46 @@ mod tests {
         assert_eq!(answers, [Answer::Undecodable, Answer::Output(())]);
         assert!(raft::StateMachine::restore(&mut adapter, &[endless]).is_err());
         assert!(adapter.failed().is_none());
+    }
+
+    #[test]
+    fn a_version_that_goes_on_is_published_and_nothing_is_twice() {
+        /// Notes what is published.
+        #[derive(Default)]
+        struct Publishing(RefCell<Vec<Option<Version>>>);
+        impl StateMachine for Publishing {
+            type Command = ();
+            type Output = ();
+            type Query = ();
+            type QueryResult = ();
+            type Snapshot = Serialized<()>;
+            fn signature(&self) -> UniqueId {
+                unique_id!("publishing")
+            }
+            fn apply(&mut self, (): (), _: ApplyContext) {}
+            fn query(&self, (): ()) {}
+            fn snapshot(&self) -> Serialized<()> {
+                Serialized(())
+            }
+            fn restore(&mut self, _: Serialized<()>) {}
+            fn publish(&self, version: Option<Version>) {
+                self.0.borrow_mut().push(version);
+            }
+        }
+        let version = |index| {
+            Some(Version {
+                incarnation: raft::Incarnation(crate::id::Digest::from_bytes([1; 32])),
+                index: Index(index),
+            })
+        };
+        let mut adapter = Adapter::new(Publishing::default());
+        adapter.publish(None);
+        adapter.publish(version(1));
+        apply(&mut adapter, &wire::encode(&()).unwrap());
+        adapter.publish(version(2));
+        adapter.publish(version(2));
+        adapter.publish(version(3));
+        assert_eq!(*adapter.machine.0.borrow(), [1, 2, 3].map(version));
     }
 
     #[test]

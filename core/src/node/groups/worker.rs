@@ -396,12 +396,12 @@ impl<M: StateMachine> Worker<M> {
             }
             // Whoever is told of an outcome finds it in the state.
             if !mutant!(self.config(), OutcomeBeforeEffect) {
-                state.publish(|| self.version());
+                state.publish(self.version());
             }
             self.carry_out(output);
         }
         let state = self.parts.machine.state();
-        state.publish(|| self.version());
+        state.publish(self.version());
         for reading in std::mem::take(&mut self.weak_reads) {
             self.read(reading, self.version());
         }
