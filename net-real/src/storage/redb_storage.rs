@@ -59,7 +59,8 @@ impl RedbStorage {
     /// A store belongs to one secret key, that it was made with: `given`, or where none is given the one
     /// that `fresh` draws. Opened again, it gives that key back.
     ///
-    /// All of it is verified, so this takes as long as reading the file does.
+    /// All of it is verified, so this takes as long as reading the file does. Of a file that is damaged it may take up to
+    /// 4 GiB of memory for a moment: redb believes the header how long a page is, before it looks whether the file has it.
     ///
     /// # Errors
     /// [`StorageError::Foreign`] where the file is not a store's, is of another format, or belongs to
