@@ -122,8 +122,10 @@ async fn a_node_that_comes_back_after_a_crash_resets_the_connections_of_its_form
     let addresses = b.addresses();
     let (connection, accepted) = connect(&*a, &*b, "b").await;
     let mut stream = connection.open().await.unwrap();
-    // All tasks go, and nobody says good-bye.
-    former_life.shutdown_background();
+    // All tasks go, and nobody says good-bye: one that still ran would, for the handles that are dropped next.
+    let ended =
+        tokio::task::spawn_blocking(|| former_life.shutdown_timeout(Duration::from_secs(60)));
+    ended.await.unwrap();
     drop((b, accepted));
     let _b = loop {
         // The socket is closed when the last of those tasks is gone, on another thread.
