@@ -370,7 +370,15 @@ impl Cluster {
             Event::Reformed(reformed) => {
                 let (watches, disks) = (&self.watches, &self.disks);
                 let (ledger, coverage) = (&mut self.ledger, &mut self.coverage);
-                reforms::reformed(node, reformed, watches, disks, ledger, coverage);
+                reforms::reformed(
+                    node,
+                    reformed,
+                    watches,
+                    disks,
+                    &self.words,
+                    ledger,
+                    coverage,
+                );
             }
             _ => {}
         }

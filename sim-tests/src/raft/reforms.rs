@@ -26,6 +26,8 @@ pub(super) struct Parentage {
     pub(super) is_proved: bool,
     /// Who founded it.
     pub(super) founder: NodeIndex,
+    /// By whose word, where it is proved.
+    word: BTreeSet<Member>,
     /// The one before had several voters at some time.
     pub(super) was_group: bool,
     /// The registers, and the last command of each client, that it began with; `None` until the founder was seen.
@@ -82,6 +84,18 @@ impl Ledger {
         false
     }
 
+    /// By whose word an incarnation has a child, from which `of` goes on or which it is; `None` where that was not proved.
+    fn word_of_child(&self, parent: &Incarnation, of: &Incarnation) -> Option<&BTreeSet<Member>> {
+        let mut at = *of;
+        loop {
+            let parentage = self.find(&at)?.parentage.as_ref()?;
+            if parentage.parent == *parent {
+                return parentage.is_proved.then_some(&parentage.word);
+            }
+            at = parentage.parent;
+        }
+    }
+
     /// Whether what is acknowledged at `version` is there still: its incarnation is not over, or what was made of it by
     /// proof has the command. A member that does not vote may hear late that it was committed in time.
     pub(super) fn goes_on_with(&self, version: &Version) -> bool {
@@ -121,6 +135,8 @@ pub(super) struct Words {
     asked: BTreeMap<u64, BTreeSet<Member>>,
     /// Who has given its word, of which incarnation, and who took part.
     given: BTreeMap<Member, (Incarnation, BTreeSet<Member>)>,
+    /// Who has asked for words last, and so given its own, of which incarnation, and who was to take part.
+    asking: BTreeMap<Member, (Incarnation, BTreeSet<Member>)>,
 }
 
 impl Words {
@@ -128,10 +144,14 @@ impl Words {
     pub(super) fn says(&mut self, member: Member, envelope: &Envelope, ledger: &Ledger) {
         match &envelope.message {
             Message::Reform(reform) => match &**reform {
-                Reform::Ask { round, pledge, .. } => {
-                    let participants = pledge.iter().map(|pledge| &pledge.participants);
-                    let asked = participants.map(|participants| (*round, participants.clone()));
-                    self.asked.extend(asked);
+                Reform::Ask {
+                    of, round, pledge, ..
+                } => {
+                    if let Some(pledge) = pledge {
+                        self.asked.insert(*round, pledge.participants.clone());
+                        let word = (*of, pledge.participants.clone());
+                        self.asking.insert(member, word);
+                    }
                 }
                 Reform::Answer { of, round, remains } => {
                     let asked = self.asked.get(round);
@@ -172,6 +192,22 @@ impl Words {
     /// A node has begun another run, in which it knows nothing of the word that it gave.
     pub(super) fn forgets(&mut self, peer: &PeerId) {
         self.given.retain(|member, _| member.peer != *peer);
+        self.asking.retain(|member, _| member.peer != *peer);
+    }
+
+    /// By whose word a node founds what goes on from an incarnation: by its own alone where it has asked nobody.
+    fn of_founder(&self, peer: &PeerId, of: &Incarnation, me: Option<Member>) -> BTreeSet<Member> {
+        let words = self.asking.iter();
+        let mut words = words.filter(|(member, (it, _))| member.peer == *peer && it == of);
+        let word = words.next_back().map(|(_, (_, word))| word.clone());
+        word.unwrap_or_else(|| me.into_iter().collect())
+    }
+
+    /// Whether a node has given its word with just these.
+    fn has_given(&self, peer: &PeerId, of: &Incarnation, with: &BTreeSet<Member>) -> bool {
+        let words = self.given.iter().chain(&self.asking);
+        let mut words = words.filter(|(member, (it, _))| member.peer == *peer && it == of);
+        words.any(|(_, (_, word))| word == with)
     }
 }
 
@@ -181,10 +217,12 @@ pub(super) fn reformed(
     reformed: &Reformed,
     watches: &[Watch],
     disks: &[Disk],
+    words: &Words,
     ledger: &mut Ledger,
     coverage: &mut Coverage,
 ) {
     let parent = reformed.parent.incarnation;
+    let peer = peers::peer(node);
     let place = ledger.place(reformed.incarnation);
     if ledger.life(place).parentage.is_none() {
         let before = ledger.place(parent);
@@ -194,6 +232,7 @@ pub(super) fn reformed(
             at: reformed.at,
             is_proved: reformed.is_proved,
             founder: node,
+            word: words.of_founder(&peer, &parent, watches[node.0 as usize].me),
             was_group,
             inherited: None,
         });
@@ -215,6 +254,13 @@ pub(super) fn reformed(
         return;
     }
     // It has given its word before the other was founded: all that it knew to be committed is there.
+    let word = ledger.word_of_child(&parent, &reformed.incarnation);
+    assert!(
+        reformed.parent.index == Index::ZERO
+            || word.is_some_and(|word| words.has_given(&peer, &parent, word)),
+        "{node} goes over from {parent} to {} without its state, and has not given its word with {word:?}",
+        reformed.incarnation
+    );
     let commit = watches[node.0 as usize].commit;
     let (Some(child), Some(before)) = (ledger.find(&reformed.incarnation), ledger.find(&parent))
     else {
