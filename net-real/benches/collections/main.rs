@@ -1,5 +1,5 @@
-//! What a replicated map costs: three writers and a reader over QUIC on loopback in one process, in memory, beside a round
-//! trip of bare quinn on the same runtime in the same run.
+//! What a replicated map costs: one writer or three, and a reader, over QUIC on loopback in one process, in memory, beside a
+//! round trip of bare quinn on the same runtime in the same run.
 //! `cargo bench -p smalti --bench collections [-- rate|visible|late|get|join|crowd|all] [--rounds N]`
 
 #[path = "../common/mod.rs"]
@@ -19,7 +19,8 @@ use smalti::{Network, NetworkBuilderExt, NetworkExt, StoreId, discovery, unique_
 use self::common::{CALLS, loopback, mode_and_rounds, processor_time, raw_round_trip, runtime};
 
 const ID: StoreId = unique_id!("map of the benchmark");
-const WRITERS: usize = 3;
+/// Where one node has acknowledged a write, and where a majority of three must have.
+const WRITERS: [usize; 2] = [1, 3];
 /// How long each rate is measured.
 const SPAN: Duration = Duration::from_secs(2);
 /// Entries of one `extend`.
@@ -49,7 +50,10 @@ fn main() {
             runtime(2).block_on(join::crowd());
         }
         if wants("visible") || wants("rate") || wants("get") {
-            runtime(2).block_on(shared(&wants));
+            for writers in WRITERS {
+                println!("  {writers} of the nodes write:");
+                runtime(2).block_on(shared(writers, &wants));
+            }
         }
         if wants("late") {
             runtime(2).block_on(late_reader());
@@ -58,8 +62,8 @@ fn main() {
 }
 
 /// What is measured of one cluster after the other.
-async fn shared(wants: &impl Fn(&str) -> bool) {
-    let cluster = Cluster::start().await;
+async fn shared(writers: usize, wants: &impl Fn(&str) -> bool) {
+    let cluster = Cluster::start(writers).await;
     if wants("visible") {
         visible(&cluster).await;
     }
@@ -95,9 +99,9 @@ struct Cluster {
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    async fn start(count: usize) -> Self {
         let mut networks: Vec<Network> = Vec::new();
-        for _ in 0..=WRITERS {
+        for _ in 0..=count {
             networks.push(node(networks.first()).await);
         }
         let (reading, writing) = networks.split_last().expect("there are some");
@@ -107,7 +111,7 @@ impl Cluster {
         let reader = Numbers::online_reader(reading, ID).await;
         let reader = reader.expect("a majority is up");
         // All vote before anything is measured.
-        while writers[0].status().voters.len() < WRITERS {
+        while writers[0].status().voters.len() < count {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         writers.sort_by_key(|writer| !writer.status().is_leader());
@@ -225,9 +229,9 @@ async fn gets(cluster: &Cluster) {
     println!("  get: {rate:.0}/s in one thread, while {written:.0} inserts/s go on");
 }
 
-/// How long a reader takes that comes when the map is full.
+/// How long a reader takes that comes when the map of three writers is full.
 async fn late_reader() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start(3).await;
     for first in (0..ENTRIES).step_by(EXTENDED as usize) {
         let all = (first..first + EXTENDED).map(|number| (number, number));
         cluster.writer.extend(all).await.expect("a majority is up");
