@@ -366,6 +366,7 @@ impl Listener {
                 into: superseded.into,
                 kept: Some(state.0),
                 at: None,
+                is_proved: true,
             });
         self.part(parting);
     }
@@ -387,6 +388,7 @@ impl Listener {
                 into: reformed.incarnation,
                 kept: state.map(|state| state.0),
                 at: Some(reformed.at.index.0),
+                is_proved: reformed.is_proved,
             });
         if matches!(&parting, Ok(Parting { kept: Some(_), .. })) {
             findings.reach(rare::FOLLOWED_LATE);

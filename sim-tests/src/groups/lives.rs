@@ -28,6 +28,8 @@ pub(super) struct Parting {
     pub(super) kept: Option<Contents>,
     /// Where the log of the life before ended, where the other goes on from that.
     pub(super) at: Option<u64>,
+    /// It was proved that the life before was over.
+    pub(super) is_proved: bool,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +37,9 @@ struct Life {
     /// The lives that it goes on from, and where the log of each ended. A member that comes late goes over to a life that
     /// is further on than the next: then there are several.
     origins: BTreeMap<Incarnation, u64>,
+    /// Up to here it has what was in a log that nobody had proved to be all that is left: the life before may have gone on
+    /// without the end of that.
+    forked_at: u64,
     /// The longest state that was seen in it, and up to which index.
     seen: Option<(u64, Contents)>,
 }
@@ -104,6 +109,9 @@ impl Lives {
                     parting.into
                 ));
             }
+            if !parting.is_proved {
+                life.forked_at = life.forked_at.max(at);
+            }
         }
         self.partings.push(parting);
         Ok(())
@@ -134,6 +142,21 @@ impl Lives {
         let origins = origins.into_iter().flatten().filter(|_| depth > 0);
         let shared = origins.map(|(parent, at)| self.shares(parent, with, depth - 1).min(*at));
         shared.max().unwrap_or(0)
+    }
+
+    /// Whether what a life has at an index comes from a log that was gone on from without proof, by itself or by a life before
+    /// it: what the log did not keep there, where others have gone on with it, that life may have.
+    pub(super) fn is_of_fork(&self, life: &Incarnation, index: u64) -> bool {
+        self.is_of_fork_within(life, index, DEPTH_MAX)
+    }
+
+    fn is_of_fork_within(&self, life: &Incarnation, index: u64, depth: usize) -> bool {
+        let Some(life) = self.lives.get(life).filter(|_| depth > 0) else {
+            return false;
+        };
+        let mut origins = life.origins.iter().filter(|(_, at)| index <= **at);
+        index <= life.forked_at
+            || origins.any(|(parent, _)| self.is_of_fork_within(parent, index, depth - 1))
     }
 
     /// What a life has begun with; nothing for a founding, `None` where nobody has shown it. `acknowledged`: the life
@@ -235,6 +258,7 @@ mod tests {
             into: at(into, 0).incarnation,
             kept: kept.map(contents),
             at: goes_on_at,
+            is_proved: true,
         }
     }
 
@@ -297,6 +321,31 @@ mod tests {
         // What was acknowledged elsewhere shows that more was inherited than is known.
         let elsewhere = acknowledged(&[(40, at(9, 8))]);
         assert_eq!(ids(&lives, 4, &elsewhere), None);
+    }
+
+    #[test]
+    fn what_was_gone_on_from_without_proof_is_of_a_fork() {
+        let mut lives = Lives::default();
+        let fork = Parting {
+            is_proved: false,
+            ..parting(at(1, 4), 2, Some(6), None)
+        };
+        lives.part(fork).unwrap();
+        lives.part(parting(at(2, 8), 3, Some(8), None)).unwrap();
+        for (life, index, is_of_fork) in [
+            (1, 6, false),
+            (2, 6, true),
+            (2, 7, false),
+            (3, 6, true),
+            (3, 8, false),
+        ] {
+            let life = at(life, 0).incarnation;
+            assert_eq!(
+                lives.is_of_fork(&life, index),
+                is_of_fork,
+                "{index} of {life}"
+            );
+        }
     }
 
     #[test]

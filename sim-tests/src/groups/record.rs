@@ -209,7 +209,8 @@ impl Record {
         )
     }
 
-    /// Acknowledged commands are there once, refused ones not at all, and none twice.
+    /// Acknowledged commands are there once, refused ones not at all, and none twice. Where the group has gone on without proof
+    /// from a log that others have gone on with too, they may have decided against what was open in it.
     fn check_commands(
         &self,
         life: Incarnation,
@@ -223,7 +224,7 @@ impl Record {
                     "command {id} is applied twice in {life}, at {index} again"
                 ));
             }
-            if self.refused.contains(id) {
+            if self.refused.contains(id) && !self.lives.is_of_fork(&life, *index) {
                 return Err(format!(
                     "command {id} was refused, and is applied at {index} of {life}"
                 ));
@@ -386,6 +387,7 @@ mod tests {
                 into: at(2, 0).incarnation,
                 kept: None,
                 at: Some(4),
+                is_proved: true,
             };
             record.lives.part(parting).unwrap();
             show(&mut record, at(2, 8), &[(3, 1), (6, 2)]);

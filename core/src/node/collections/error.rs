@@ -51,7 +51,7 @@ impl<C> WriteError<C> {
     }
 
     /// Whether it is certain that the write was not made and never will be, not even in a life of the group that was
-    /// given up.
+    /// given up, but for one that [forked](CommandError::is_rejected).
     #[must_use]
     pub fn is_rejected(&self) -> bool {
         match self {

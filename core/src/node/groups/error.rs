@@ -160,6 +160,10 @@ impl<C> CommandError<C> {
 
     /// Whether it is certain that the command was not applied and never will be, not even in a life of the group that
     /// was [given up](Self::Superseded).
+    ///
+    /// But for one that forked: where an operator, or patience, has a part of the group
+    /// [go on without proof](super::GroupEvent::Reformed) although the others live, that part has the commands that were open in
+    /// its log then, whatever the others decide on them.
     #[must_use]
     pub const fn is_rejected(&self) -> bool {
         !matches!(
