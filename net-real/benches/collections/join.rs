@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,10 +27,39 @@ const READERS: usize = 16;
 const WRITER: &str = "join-writer";
 const READER: &str = "join-reader";
 
+/// Which processors the two processes run on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cores {
+    /// All of them, for both.
+    Shared,
+    /// One each, as on two machines. Takes two cores, and Linux's `taskset`.
+    OneEach,
+}
+
+impl Cores {
+    /// Said to the writer, which starts the reader.
+    const ONE_EACH: &'static str = "one-core-each";
+
+    /// A command that runs `program` on the core of this number, where each has one.
+    fn command(self, core: usize, program: &Path) -> Command {
+        match self {
+            Self::Shared => Command::new(program),
+            Self::OneEach => {
+                let mut command = Command::new("taskset");
+                command.arg("-c").arg(core.to_string()).arg(program);
+                command
+            }
+        }
+    }
+}
+
 /// Plays the role that this process was started for, if it was for one.
 pub(crate) fn play(arguments: &[String]) -> bool {
     match arguments {
-        [role] if role == WRITER => runtime(2).block_on(write()),
+        [role] if role == WRITER => runtime(2).block_on(write(Cores::Shared)),
+        [role, cores] if role == WRITER && cores == Cores::ONE_EACH => {
+            runtime(2).block_on(write(Cores::OneEach));
+        }
         [role, address] if role == READER => {
             let address = address.parse().expect("the writer gives an address");
             runtime(2).block_on(read(address));
@@ -40,17 +70,21 @@ pub(crate) fn play(arguments: &[String]) -> bool {
 }
 
 /// A reader joins a map of a million entries while its writer writes as fast as it can.
-pub(crate) fn join() {
-    let mut writer = start(&[WRITER], Stdio::inherit());
+pub(crate) fn join(cores: Cores) {
+    let mut arguments = vec![WRITER];
+    if cores == Cores::OneEach {
+        arguments.push(Cores::ONE_EACH);
+    }
+    let mut writer = start(cores, 0, &arguments, Stdio::inherit());
     let ended = writer.wait().expect("it was started");
     assert!(ended.success(), "the writer has failed");
 }
 
-fn start(arguments: &[&str], output: Stdio) -> Child {
+fn start(cores: Cores, core: usize, arguments: &[&str], output: Stdio) -> Child {
     let this = std::env::current_exe().expect("a process knows its program");
-    let mut command = Command::new(this);
+    let mut command = cores.command(core, &this);
     let started = command.args(arguments).stdout(output).spawn();
-    started.expect("this program can be started again")
+    started.expect("this program, and taskset for a core each, can be started")
 }
 
 /// The most memory that this process has had, in MiB.
@@ -115,14 +149,14 @@ async fn fill(writer: &MapWriter<u64, u64>, entries: u64) {
 }
 
 /// The role of the writer.
-async fn write() {
+async fn write(cores: Cores) {
     let network = node(None).await;
     let writer = Numbers::online_writer(&network, ID).await;
     let writer = writer.expect("alone it is a majority");
     fill(&writer, ENTRIES).await;
     let (alone, memory_before) = (write_for(&writer, SPAN * 2).await, peak_memory());
     let address = network.local().addr().to_string();
-    let mut reader = start(&[READER, &address], Stdio::piped());
+    let mut reader = start(cores, 1, &[READER, &address], Stdio::piped());
     let output = reader.stdout.take().expect("it is piped");
     let (tell, mut told) = oneshot::channel();
     let reading = tokio::task::spawn_blocking(move || {
@@ -139,9 +173,13 @@ async fn write() {
     .await;
     let level = reading.await.expect("no panic");
     let followed = write_for(&writer, SPAN * 2).await;
-    println!("  join: {level}");
+    let on = match cores {
+        Cores::Shared => "all cores shared",
+        Cores::OneEach => "one core each",
+    };
+    println!("  join, {on}: {level}");
     println!(
-        "  join: the writer alone: {alone}; while a reader joins: {during}, {:.0} %; while it follows: {followed}; peak memory \
+        "  join, {on}: the writer alone: {alone}; while a reader joins: {during}, {:.0} %; while it follows: {followed}; peak memory \
          of the writer: {memory_before} MiB before, {} MiB after",
         during.per_second / alone.per_second * 100.0,
         peak_memory()

@@ -17,6 +17,7 @@ use smalti::discovery::PeerAddr;
 use smalti::{Network, NetworkBuilderExt, NetworkExt, StoreId, discovery, unique_id};
 
 use self::common::{CALLS, loopback, mode_and_rounds, processor_time, raw_round_trip, runtime};
+use self::join::Cores;
 
 const ID: StoreId = unique_id!("map of the benchmark");
 /// Where one node has acknowledged a write, and where a majority of three must have.
@@ -44,7 +45,8 @@ fn main() {
     for round in 1..=rounds {
         println!("round {round}");
         if wants("join") {
-            join::join();
+            join::join(Cores::Shared);
+            join::join(Cores::OneEach);
         }
         if wants("crowd") {
             runtime(2).block_on(join::crowd());
