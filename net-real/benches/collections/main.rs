@@ -16,7 +16,9 @@ use smalti::collections::{Map, MapReader, MapWriter};
 use smalti::discovery::PeerAddr;
 use smalti::{Network, NetworkBuilderExt, NetworkExt, StoreId, discovery, unique_id};
 
-use self::common::{CALLS, loopback, mode_and_rounds, processor_time, raw_round_trip, runtime};
+use self::common::{
+    CALLS, loopback, mode_and_rounds, percentiles, processor_time, raw_round_trip, runtime,
+};
 use self::join::Cores;
 
 const ID: StoreId = unique_id!("map of the benchmark");
@@ -144,9 +146,7 @@ async fn visible(cluster: &Cluster) {
         assert_eq!(cluster.reader.get(&number), Some(number));
         times.push(start.elapsed());
     }
-    times.sort_unstable();
-    let micros = |at: usize| times[at].as_secs_f64() * 1e6;
-    let (p50, p99) = (micros(CALLS / 2), micros(CALLS * 99 / 100));
+    let (p50, p99) = percentiles(times);
     println!(
         "  bare quinn round trip, 64 B: p50 {:.1} us  p99 {:.1} us",
         raw.0, raw.1

@@ -10,6 +10,7 @@ use smalti::transport::QuicEndpoint;
 use smalti_core::id::SecretKey;
 use smalti_core::runtime::{Alpn, Endpoint, EndpointConfig};
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 const PROTOCOL: Alpn = Alpn::new("/bench/1");
 
@@ -53,35 +54,74 @@ fn bind(name: &str) -> (SecretKey, Arc<QuicEndpoint>) {
     (secret_key, endpoint.expect("loopback has a free port"))
 }
 
+/// One end of a stream of bare quinn whose other end answers each frame of 64 bytes by the same.
+pub(crate) struct Echo {
+    send: quinn::SendStream,
+    recv: quinn::RecvStream,
+    answering: JoinHandle<()>,
+    _endpoint: Arc<QuicEndpoint>,
+}
+
+impl Echo {
+    /// Starts both ends. The other one waits for `before` each time before it answers.
+    pub(crate) async fn start<F>(before: impl Fn() -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let ((_, a), (key, b)) = (bind("a"), bind("b"));
+        let address = b.addresses()[0];
+        let answering = tokio::spawn(async move {
+            let quinn = b.quinn().expect("open");
+            let connection = quinn.accept().await.expect("open").await.expect("dialled");
+            let (mut send, mut recv) = connection.accept_bi().await.expect("open");
+            let mut frame = [0; 64];
+            while recv.read_exact(&mut frame).await.is_ok() {
+                before().await;
+                send.write_all(&frame).await.expect("open");
+            }
+        });
+        let connecting = a.connect_quinn(key.peer_id(), address, PROTOCOL);
+        let connection = connecting.expect("address").await.expect("it answers");
+        let (send, recv) = connection.open_bi().await.expect("open");
+        Self {
+            send,
+            recv,
+            answering,
+            _endpoint: a,
+        }
+    }
+
+    /// Sends a frame, and waits for the answer.
+    pub(crate) async fn call(&mut self) {
+        let mut frame = [7; 64];
+        self.send.write_all(&frame).await.expect("open");
+        self.recv.read_exact(&mut frame).await.expect("open");
+    }
+
+    pub(crate) async fn end(mut self) {
+        self.send.finish().expect("open");
+        self.answering.await.expect("no panic");
+    }
+}
+
 /// A frame of 64 bytes there and back over one stream of bare quinn: median and 99th percentile, in us.
 pub(crate) async fn raw_round_trip() -> (f64, f64) {
-    let ((_, a), (key, b)) = (bind("a"), bind("b"));
-    let address = b.addresses()[0];
-    let echo = tokio::spawn(async move {
-        let quinn = b.quinn().expect("open");
-        let connection = quinn.accept().await.expect("open").await.expect("dialled");
-        let (mut send, mut recv) = connection.accept_bi().await.expect("open");
-        let mut frame = [0; 64];
-        while recv.read_exact(&mut frame).await.is_ok() {
-            send.write_all(&frame).await.expect("open");
-        }
-    });
-    let connecting = a.connect_quinn(key.peer_id(), address, PROTOCOL);
-    let connection = connecting.expect("address").await.expect("it answers");
-    let (mut send, mut recv) = connection.open_bi().await.expect("open");
+    let mut echo = Echo::start(|| std::future::ready(())).await;
     let mut times = Vec::with_capacity(CALLS);
     for _ in 0..CALLS {
         let start = Instant::now();
-        let mut frame = [7; 64];
-        send.write_all(&frame).await.expect("open");
-        recv.read_exact(&mut frame).await.expect("open");
+        echo.call().await;
         times.push(start.elapsed());
     }
-    send.finish().expect("open");
-    echo.await.expect("no panic");
+    echo.end().await;
+    percentiles(times)
+}
+
+/// The median and the 99th percentile, in us.
+pub(crate) fn percentiles(mut times: Vec<Duration>) -> (f64, f64) {
     times.sort_unstable();
     let micros = |at: usize| times[at].as_secs_f64() * 1e6;
-    (micros(CALLS / 2), micros(CALLS * 99 / 100))
+    (micros(times.len() / 2), micros(times.len() * 99 / 100))
 }
 
 /// Processor time of this process so far.

@@ -3,13 +3,13 @@
 //! and of the caller together.
 //! `cargo bench -p smalti --bench groups [-- latency|throughput|bulk|failover|late|many|all] [--rounds N]`
 
+mod bare;
 #[path = "../common/mod.rs"]
 mod common;
 mod counted;
 #[path = "../common/process.rs"]
 mod process;
 
-use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -23,7 +23,8 @@ use smalti::groups::{
 use smalti::{Network, NetworkExt, Strong, UniqueId, discovery, unique_id};
 use tokio::runtime::Runtime;
 
-use self::common::{CALLS, loopback, mode_and_rounds, raw_round_trip, runtime};
+use self::bare::ScratchFile;
+use self::common::{CALLS, loopback, mode_and_rounds, percentiles, raw_round_trip, runtime};
 use self::counted::{Cost, Counted, Syncs};
 use self::process::resident;
 
@@ -231,9 +232,7 @@ async fn times<F: Future<Output = ()>>(mut call: impl FnMut() -> F) -> (f64, f64
         call().await;
         times.push(start.elapsed());
     }
-    times.sort_unstable();
-    let micros = |at: usize| times[at].as_secs_f64() * 1e6;
-    (micros(CALLS / 2), micros(CALLS * 99 / 100))
+    percentiles(times)
 }
 
 async fn latency(cluster: &Cluster) {
@@ -247,6 +246,11 @@ async fn latency(cluster: &Cluster) {
         println!(
             "  {:<34} p50 {each:>7.1} us",
             "as many at once as there are nodes"
+        );
+        let (p50, p99) = bare::quorum(NODES).await;
+        println!(
+            "  {:<34} p50 {p50:>7.1} us  p99 {p99:>7.1} us",
+            "a majority of bare quinn and files"
         );
     }
     let report = |name: &str, since, (p50, p99): (f64, f64)| {
@@ -549,23 +553,16 @@ fn fsync(at_once: usize) -> f64 {
     const ROUNDS: usize = 200;
     let together = Barrier::new(at_once);
     let one = |number: usize| {
-        let name = format!("bench-groups-fsync-{}-{number}", std::process::id());
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let mut file = std::fs::File::create(&path).expect("the directory is writable");
-        file.write_all(&[0; 1 << 16]).expect("there is space");
+        let file = ScratchFile::new(number);
         let times = (0..ROUNDS).map(|_| {
             together.wait();
             let start = Instant::now();
-            file.rewind().expect("it is a file");
-            file.write_all(&[7; 4_096]).expect("there is space");
-            file.sync_data().expect("the disk works");
+            file.sync();
             start.elapsed()
         });
-        let times: Vec<Duration> = times.collect();
-        std::fs::remove_file(&path).expect("it was made");
-        times
+        times.collect::<Vec<Duration>>()
     };
-    let mut times = std::thread::scope(|scope| {
+    let times = std::thread::scope(|scope| {
         let one = &one;
         let threads: Vec<_> = (0..at_once)
             .map(|number| scope.spawn(move || one(number)))
@@ -573,6 +570,5 @@ fn fsync(at_once: usize) -> f64 {
         let times = threads.into_iter().map(|it| it.join().expect("no panic"));
         times.flatten().collect::<Vec<_>>()
     });
-    times.sort_unstable();
-    times[times.len() / 2].as_secs_f64() * 1e6
+    percentiles(times).0
 }
