@@ -5,6 +5,7 @@ mod determinism;
 mod mutants;
 mod output;
 mod processor_time;
+mod progress;
 mod replay;
 mod run;
 mod schedule;

@@ -9,6 +9,7 @@ use smalti_core::protocol::Mutant;
 use crate::campaign::Misuse;
 use crate::campaign::arguments::MutantsArguments;
 use crate::campaign::processor_time::Stopwatch;
+use crate::campaign::progress::Progress;
 use crate::campaign::seeds::Seeds;
 use crate::campaign::workers::{Order, for_each_seed, run_seed};
 use crate::{Options, Scenario};
@@ -175,6 +176,7 @@ pub(in crate::campaign) fn mutants(
             taken[taken.len() - 1],
         )?;
     }
+    writeln!(out, "\nthe same seeds with all rules in force:")?;
     for (name, scenario) in scenarios {
         let found: Vec<&Hunt> = found
             .iter()
@@ -233,11 +235,15 @@ fn unmutated_passes(
     out: &mut impl Write,
 ) -> io::Result<bool> {
     let (mut seeds, mut failures) = (0, 0);
-    for start in 0..arguments.starts.get() {
-        let shown = found
-            .iter()
-            .filter(|hunt| hunt.start == start && hunt.cause.is_some());
-        let count = shown.map(|hunt| hunt.seeds).max().unwrap_or(0);
+    // The seeds of each start up to the last that a mutant took.
+    let count = |start| {
+        let of_start = found.iter().filter(|hunt| hunt.start == start);
+        let shown = of_start.filter(|hunt| hunt.cause.is_some());
+        shown.map(|hunt| hunt.seeds).max().unwrap_or(0)
+    };
+    let counts: Vec<u64> = (0..arguments.starts.get()).map(count).collect();
+    let progress = Progress::new(scenario.name(), counts.iter().sum());
+    for (first, count) in (0..).step_by(APART as usize).zip(counts) {
         if count == 0 {
             continue;
         }
@@ -245,23 +251,28 @@ fn unmutated_passes(
             &Seeds::first_ones(count),
             Order::Ascending,
             arguments.jobs,
-            |offset| run_seed(scenario, start * APART + offset, &Options::default()),
+            |offset| run_seed(scenario, first + offset, &Options::default()),
             |finished| {
                 seeds += 1;
-                if let Some(cause) = finished.result.failure {
-                    failures += 1;
-                    let seed = start * APART + finished.seed;
+                let Some(cause) = finished.result.failure else {
+                    progress.step(seeds, failures);
+                    return Ok(());
+                };
+                failures += 1;
+                progress.step(seeds, failures);
+                let seed = first + finished.seed;
+                progress.pause(|| {
                     writeln!(
                         out,
                         "{} without any mutant, seed {seed} fails: {}",
                         scenario.name(),
                         short(&cause)
-                    )?;
-                }
-                io::Result::Ok(())
+                    )
+                })
             },
         )?;
     }
+    progress.end();
     writeln!(
         out,
         "{} without any mutant: {seeds} of the same seeds, {failures} failures",
