@@ -13,7 +13,8 @@ use smalti::storage::RedbStorage;
 use smalti_core::id::{Digest, GroupId, Instance, SecretKey};
 use smalti_core::protocol::raft::{
     Batch, CommandsBuilder, Configuration, Entry, HardState, Incarnation, Index, Manifest, Payload,
-    Position, Recovered, Sequence, SessionId, StagedChunk, Storage, StorageError, Term, Write,
+    Position, Recovered, Runs, Sequence, SessionId, StagedChunk, Storage, StorageError, Term,
+    Write,
 };
 use smalti_sim::disk::SimDisk;
 use smalti_sim::rng::Streams;
@@ -189,6 +190,7 @@ fn write(round: u64) -> Write {
         hard_state: Some(HardState {
             instance: Instance::from_bytes([1; 16]),
             boot: 1,
+            runs: Runs::NONE.then(round),
             incarnation: Some(manifest.incarnation),
             term: Term(round),
             vote: None,

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use smalti::storage::{OsDisk, RedbStorage};
 use smalti_core::id::{GroupId, Instance, SecretKey};
 use smalti_core::protocol::raft::{
-    Batch, CommandsBuilder, Entry, HardState, Index, Payload, Sequence, SessionId, Storage, Term,
-    Write,
+    Batch, CommandsBuilder, Entry, HardState, Index, Payload, Runs, Sequence, SessionId, Storage,
+    Term, Write,
 };
 
 const ROUNDS: usize = 5;
@@ -145,6 +145,7 @@ impl Store {
 const HARD_STATE: HardState = HardState {
     instance: Instance::from_bytes([1; 16]),
     boot: 1,
+    runs: Runs::NONE,
     incarnation: None,
     term: Term(1),
     vote: None,

@@ -48,6 +48,7 @@ pub enum Mutant {
     ThreeDemotedToTwo,
     AbstainWhenBehind,
     FailedSyncRetried,
+    RunsByNumberAlone,
     VoteForSetBack,
     SuspicionEndsWithTerm,
     NoPreviousTermCheck,
@@ -246,6 +247,10 @@ impl Mutant {
         (
             Self::ReformFromAnyLog,
             "a group is reformed from the best log that is left",
+        ),
+        (
+            Self::RunsByNumberAlone,
+            "a run that comes after one that was heard of says that its store has had that one",
         ),
         (
             Self::VoteForSetBack,

@@ -131,6 +131,7 @@ scripts! {
     h26_a_late_message_of_an_earlier_run_on_a_bond_with_a_later_one
     h26_a_member_that_was_set_back_votes_again_once_demoted
     h26_a_store_set_back_to_an_earlier_boot
+    h26_a_store_set_back_that_has_come_past_its_former_number
     h26_a_store_that_was_set_back_is_not_counted
     h26_who_was_set_back_is_not_elected
     h26_what_a_later_leader_had_it_drop_is_not_forgotten

@@ -91,6 +91,10 @@ const CAUGHT: &[(Mutant, &str)] = &[
         "h26_a_failed_write_stops_the_member",
     ),
     (
+        Mutant::RunsByNumberAlone,
+        "h26_a_store_set_back_that_has_come_past_its_former_number",
+    ),
+    (
         Mutant::VoteForSetBack,
         "h26_who_was_set_back_is_not_elected",
     ),

@@ -539,6 +539,7 @@ impl Group {
 const NOTHING: HardState = HardState {
     instance: Instance::from_bytes([0; 16]),
     boot: 0,
+    runs: smalti_core::protocol::raft::Runs::NONE,
     incarnation: None,
     term: smalti_core::protocol::raft::Term::ZERO,
     vote: None,

@@ -7,7 +7,7 @@ use smalti_core::protocol::raft::{
     Append, AppendOutcome, AppendReply, Batch, Candidacy, Charter, Commands, CommandsBuilder,
     Configuration, Entry, Envelope, Hello, Incarnation, Index, LeadershipPreference, Manifest,
     Meeting, Member, Message, Offer, Owner, Part, Payload, Pledge, Position, Reform, Remains, Run,
-    Seal, Sequence, SessionId, Status, Term, Verdict, Weight,
+    Runs, Seal, Sequence, SessionId, Status, Term, Verdict, Weight,
 };
 use smalti_core::wire::{decode, encode};
 
@@ -324,6 +324,7 @@ impl<'a, 's, 'i> Liar<'a, 's, 'i> {
             ping: self.number(2),
             pong: self.number(2),
             awaits_answer: self.chance(2),
+            runs: Runs::NONE.then(self.number(4)),
             recovered: self.index(),
             leader: self.chance(2).then(|| self.member().peer),
             left: match self.script.below(4) {

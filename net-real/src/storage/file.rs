@@ -24,7 +24,7 @@ const PAGE_LEN: u64 = 4_096;
 /// Binary bytes and both ends of lines, so that no text file and no file that went through a conversion of
 /// text begins like it.
 const MAGIC: &[u8; 16] = b"\x89smalti store\r\n\x1a";
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 const CHECKSUM_LEN: usize = 8;
 const HEADER_LEN: usize = MAGIC.len() + 4 + CHECKSUM_LEN;

@@ -2,8 +2,8 @@
 //! operator's backup or a snapshot of its machine may be.
 //!
 //! What a member has promised since that copy it has forgotten, and nothing in it tells it so. The others find out by the
-//! run that they have heard of, which cannot come before the one that they hear of then. So the group stays safe where all
-//! others have heard of the last run, and remember it until the member was demoted: a scenario may ask no more.
+//! run that they have heard of, which the store has had no more. So the group stays safe where all others have heard of the
+//! last run, which began after the copy was made, and remember it until the member was demoted: a scenario may ask no more.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -164,7 +164,7 @@ impl Cluster {
         if ctx.is_up(node) || copied.life >= ctx.life(node) || !is_same || !may_forget {
             return;
         }
-        if !self.all_know_the_run_of(node, ctx) {
+        if !self.all_know_a_run_since(then.boot, node, ctx) {
             self.coverage.reach(rare::SET_BACK_SPARED);
             return;
         }
@@ -182,9 +182,10 @@ impl Cluster {
         self.stores.set_back.insert(member);
     }
 
-    /// Whether all others are there and have heard of the last run of `node`.
-    fn all_know_the_run_of(&self, node: NodeIndex, ctx: &Ctx) -> bool {
-        let run = self.stores.runs[node.0 as usize];
+    /// Whether all others are there and have heard of the last run of `node`, and that began after the one that was its
+    /// number `boot`: what is of that one itself may be from before a promise or after it, and nobody can tell.
+    fn all_know_a_run_since(&self, boot: u64, node: NodeIndex, ctx: &Ctx) -> bool {
+        let run = self.stores.runs[node.0 as usize].filter(|run| run.boot > boot);
         let mut others = (0..self.setup.nodes)
             .map(NodeIndex)
             .filter(|it| *it != node);

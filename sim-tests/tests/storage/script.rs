@@ -8,7 +8,8 @@ use rand_chacha::ChaCha8Rng;
 use smalti_core::id::{Digest, GroupId, Instance, PeerId};
 use smalti_core::protocol::raft::{
     Batch, CommandsBuilder, Configuration, Entry, HardState, Incarnation, Index, Manifest, Member,
-    Owner, Payload, Position, Run, Seal, Sequence, SessionId, StagedChunk, StoreImage, Term, Write,
+    Owner, Payload, Position, Run, Runs, Seal, Sequence, SessionId, StagedChunk, StoreImage, Term,
+    Write,
 };
 
 use crate::Contents;
@@ -223,6 +224,7 @@ impl Script {
         HardState {
             instance: Instance::from_rng(&mut self.rng),
             boot: self.rng.random_range(1..9),
+            runs: Runs::NONE.then(self.rng.random()),
             incarnation: self
                 .rng
                 .random_ratio(1, 2)

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::*;
 use crate::id::{Instance, NetworkId, SecretKey};
-use crate::protocol::raft::{HardState, Term};
+use crate::protocol::raft::{HardState, Runs, Term};
 use crate::runtime::{
     BindError, BoxFuture, Clock, Endpoint, EndpointConfig, Entropy, OpenStore, Spawner, Stores,
     Transport,
@@ -146,6 +146,7 @@ fn hard_state(boot: u64) -> HardState {
     HardState {
         instance: Instance::from_bytes([7; 16]),
         boot,
+        runs: Runs::NONE,
         incarnation: None,
         term: Term(0),
         vote: None,

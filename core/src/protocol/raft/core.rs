@@ -26,7 +26,7 @@ use super::standing::{Seal, Standing};
 use super::status::Role;
 use super::store::{HardState, Recovered};
 use super::superseding::Seals;
-use super::types::{Incarnation, Index, Member, Position, Run, Term};
+use super::types::{Incarnation, Index, Member, Position, Run, Runs, Term};
 use crate::id::{GroupId, Instance, PeerId};
 use crate::protocol::mutant;
 use crate::time::{Duration, Instant};
@@ -60,6 +60,8 @@ pub(super) struct Core {
     pub(super) rng: ChaCha8Rng,
     pub(super) me: Member,
     pub(super) run: Run,
+    /// The runs of its store, the present one among them.
+    pub(super) runs_of_store: Runs,
     pub(super) recovered: Index,
     pub(super) incarnation: Option<Incarnation>,
     pub(super) term: Term,
@@ -157,6 +159,7 @@ impl Core {
                 boot: hard_state.map_or(0, |hard| hard.boot) + u64::from(is_durable),
                 id: 0,
             },
+            runs_of_store: hard_state.map_or(Runs::NONE, |hard| hard.runs),
             recovered: last,
             incarnation: hard_state.and_then(|hard| hard.incarnation),
             term: hard_state.map_or(Term::ZERO, |hard| hard.term),
@@ -200,6 +203,7 @@ impl Core {
             core.await_leader(now);
         }
         core.run.id = core.random();
+        core.runs_of_store = core.runs_of_store.then(core.run.id);
         core.persist_hard_state();
         core
     }
@@ -246,6 +250,7 @@ impl Core {
         let hard_state = HardState {
             instance: self.me.instance,
             boot: self.run.boot,
+            runs: self.runs_of_store,
             incarnation: self.incarnation,
             term: self.term,
             vote: self.vote,

@@ -112,6 +112,7 @@ impl Core {
             ping: self.ping,
             pong: peer.ping,
             awaits_answer: !peer.has_heard(self.ping),
+            runs: self.runs_of_store,
             recovered: self.recovered,
             leader: self.leader.map(|leader| leader.peer),
             commit: self.commit,
@@ -186,8 +187,15 @@ impl Core {
         }
         let member = sender;
         let mut is_set_back = false;
-        let before = self.runs.get(&member);
-        if before.is_some_and(|before| envelope.run.is_set_back_from(*before)) {
+        // By its number a run may follow another that its store never had: it was set back, and opened again and again since.
+        let lacks = |before: &Run| {
+            if mutant!(self.config, RunsByNumberAlone) {
+                envelope.run.is_set_back_from(*before)
+            } else {
+                hello.runs.lack(envelope.run.boot, *before)
+            }
+        };
+        if self.runs.get(&member).is_some_and(lacks) {
             // It may be from before its last start, and late. Only what answers a question asked from now on was
             // surely said by its store as it is.
             match peer.doubted_at_ping {
@@ -252,9 +260,9 @@ impl Core {
             let is_ours = envelope.incarnation == self.incarnation
                 || (envelope.incarnation.is_some() && mutant!(self.config, IncarnationIgnored));
             if is_ours {
-                let (run, recovered) = (envelope.run, hello.recovered);
-                let recovered = (recovered, self.commit);
-                let is_certain = leading.joined(now, member, last, is_new_boot, run, recovered);
+                let runs = (envelope.run, &hello.runs);
+                let recovered = (hello.recovered, self.commit);
+                let is_certain = leading.joined(now, member, last, is_new_boot, runs, recovered);
                 is_set_back |= is_certain && !mutant!(self.config, SuspicionEndsWithTerm);
             }
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::meeting::Proposed;
 use super::progress::Progress;
 use super::reads::Reads;
-use super::types::{Index, Member, Run, Term};
+use super::types::{Index, Member, Run, Runs, Term};
 use crate::time::Instant;
 
 /// A handover of leadership.
@@ -107,7 +107,7 @@ impl Leading {
         member: Member,
         last: Index,
         is_new: bool,
-        run: Run,
+        (run, runs): (Run, &Runs),
         (recovered, commit): (Index, Index),
     ) -> bool {
         let progress = self
@@ -120,7 +120,7 @@ impl Leading {
         if progress.run != Some(run) {
             let is_set_back = progress
                 .run
-                .is_some_and(|before| run.is_set_back_from(before));
+                .is_some_and(|before| runs.lack(run.boot, before));
             // What was not committed a leader of a later term may have had it drop, of whom we have not heard yet.
             is_certain = is_set_back || recovered < progress.matched.min(commit);
             if is_set_back || recovered < progress.matched {

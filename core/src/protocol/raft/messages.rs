@@ -10,7 +10,7 @@ use super::entry::{Batch, Entry};
 use super::remains::Remains;
 use super::standing::{Offer, Seal};
 use super::store::Manifest;
-use super::types::{Charter, Incarnation, Index, Member, Position, Run, Term};
+use super::types::{Charter, Incarnation, Index, Member, Position, Run, Runs, Term};
 use crate::id::{Digest, Instance, PeerId};
 
 /// A message and between whom it goes: a peer's messages may still be on their way when it, or the
@@ -265,6 +265,8 @@ pub struct Hello {
     pub pong: u64,
     /// The addressee has not said yet that it has heard this.
     pub awaits_answer: bool,
+    /// The runs of the sender's store.
+    pub runs: Runs,
     /// How far the log went when the sender's store was opened.
     pub recovered: Index,
     /// The leader it follows, if any.

@@ -71,7 +71,9 @@ pub use status::{Role, Status};
 pub use store::{
     HardState, Manifest, Recovered, Snapshot, StagedChunk, Storage, StorageError, Write,
 };
-pub use types::{Charter, Incarnation, Index, Member, Position, Run, Sequence, Term, Version};
+pub use types::{
+    Charter, Incarnation, Index, Member, Position, Run, Runs, Sequence, Term, Version,
+};
 
 #[cfg(test)]
 mod tests;

@@ -66,6 +66,7 @@ const fn of_itself(hello: &Hello) -> Hello {
         ping: hello.ping,
         pong: hello.pong,
         awaits_answer: hello.awaits_answer,
+        runs: hello.runs,
         recovered: hello.recovered,
         leader: None,
         commit: Index::ZERO,

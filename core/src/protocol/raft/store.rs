@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::configuration::Configuration;
 use super::entry::Entry;
 use super::standing::Seal;
-use super::types::{Incarnation, Index, Member, Position, Term};
+use super::types::{Incarnation, Index, Member, Position, Runs, Term};
 use crate::id::{Digest, GroupId, Instance};
 
 /// The few values that every promise rests on.
@@ -22,6 +22,8 @@ pub struct HardState {
     /// How often the node has started with this store. One that is lower than seen before shows that the
     /// store was set back.
     pub boot: u64,
+    /// The last of those starts.
+    pub runs: Runs,
     /// The incarnation it belongs to.
     pub incarnation: Option<Incarnation>,
     /// The latest term it has seen.

@@ -7,13 +7,14 @@ use bytes::Bytes;
 use super::configuration::Configuration;
 use super::entry::{Entry, Payload};
 use super::store::{HardState, Manifest, SEALS, StagedChunk};
-use super::types::{Incarnation, Index, Position, Term};
+use super::types::{Incarnation, Index, Position, Runs, Term};
 use crate::id::{Digest, Instance};
 
 pub(super) fn hard_state(boot: u64) -> HardState {
     HardState {
         instance: Instance::from_bytes([7; 16]),
         boot,
+        runs: Runs::NONE.then(boot),
         incarnation: None,
         term: Term(boot),
         vote: None,

@@ -117,7 +117,7 @@ impl fmt::Display for Member {
 pub struct Run {
     /// How often the member's store has been opened; always 0 in memory.
     pub boot: u64,
-    /// Drawn at the start. Two runs of a member under one boot number show that its store was set back
+    /// Drawn at the start, and kept in the store. Two runs of a member under one boot number show that its store was set back
     /// between them: a copy that was made before the first of them has the number before it.
     pub id: u64,
 }
@@ -127,6 +127,41 @@ impl Run {
     #[must_use]
     pub const fn is_set_back_from(self, other: Self) -> bool {
         self.boot < other.boot || (self.boot == other.boot && self.id != other.id)
+    }
+}
+
+/// How many runs a member knows its own by, the present one among them.
+const RUNS: usize = 8;
+
+/// The ids of the last runs of a member's store, the present one first; 0 where there was none.
+///
+/// By boot numbers alone nobody sees that a store was set back once it has been opened so often since that it has come past
+/// the number it had before. The ids tell: a run that others have heard of is among those before the present one, unless
+/// the store forgot it or that was too long ago.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Runs([u64; RUNS]);
+
+impl Runs {
+    /// None yet.
+    pub const NONE: Self = Self([0; RUNS]);
+
+    /// These, and then the run `id`.
+    #[must_use]
+    pub fn then(mut self, id: u64) -> Self {
+        self.0.rotate_right(1);
+        self.0[0] = id;
+        self
+    }
+
+    /// Whether the store that has had these runs, the last of which was its number `boot`, never had the run `other`: it was
+    /// set back to before that. Where the run was too long ago it is not known, and taken for had.
+    #[must_use]
+    pub fn lack(&self, boot: u64, other: Run) -> bool {
+        let Some(since) = boot.checked_sub(other.boot) else {
+            return true;
+        };
+        let since = usize::try_from(since).unwrap_or(usize::MAX);
+        self.0.get(since).is_some_and(|id| *id != other.id)
     }
 }
 
@@ -189,5 +224,23 @@ impl Charter {
             parts.push(parent.0.as_bytes());
         }
         Incarnation(Digest::of("smalti incarnation", &parts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_has_had_the_runs_before_the_present_one_and_no_others() {
+        // Its runs have the ids 101 to 112.
+        let runs = (101..=112).fold(Runs::NONE, Runs::then);
+        let lacks = |boot, id| runs.lack(12, Run { boot, id });
+        for boot in 5..=12 {
+            assert!(!lacks(boot, 100 + boot), "{boot}");
+            assert!(lacks(boot, 1), "{boot}");
+        }
+        assert!(lacks(13, 113), "one that is still to come");
+        assert!(!lacks(4, 104) && !lacks(4, 1), "too long ago to be known");
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use smalti_core::NetworkBuilder;
 use smalti_core::id::{GroupId, Instance, SecretKey};
 use smalti_core::network::Error;
-use smalti_core::protocol::raft::{HardState, Storage, StorageError, Term, Write};
+use smalti_core::protocol::raft::{HardState, Runs, Storage, StorageError, Term, Write};
 use smalti_core::runtime::{Clock, Runtime};
 use smalti_core::time::Instant;
 
@@ -19,6 +19,7 @@ fn write(boot: u64) -> Write {
     let hard_state = HardState {
         instance: Instance::from_bytes([7; 16]),
         boot,
+        runs: Runs::NONE,
         incarnation: None,
         term: Term(0),
         vote: None,

@@ -42,7 +42,9 @@ const fn scenario_of(mutant: Mutant) -> Option<&'static str> {
         | Mutant::WriteTakenForDurable
         | Mutant::UnknownRejected
         | Mutant::TimedOutUndecided => Some(NODES),
-        Mutant::VoteForSetBack | Mutant::SuspicionEndsWithTerm => Some(SET_BACK),
+        Mutant::RunsByNumberAlone | Mutant::VoteForSetBack | Mutant::SuspicionEndsWithTerm => {
+            Some(SET_BACK)
+        }
         Mutant::AppliedWhileFrozen
         | Mutant::ReadWhileFrozen
         | Mutant::BothSeal

@@ -31,6 +31,7 @@ fn hello() -> Hello {
         ping: 1,
         pong: 0,
         awaits_answer: true,
+        runs: Runs::NONE,
         recovered: Index::ZERO,
         leader: None,
         left: None,

@@ -81,6 +81,7 @@ fn what_as_many_as_expected_have_accepted_needs_no_more_than_a_majority() {
                 hard_state: HardState {
                     instance: status.me.instance,
                     boot: 1,
+                    runs: Runs::NONE,
                     incarnation: status.incarnation,
                     term: status.term,
                     vote: status.leader,
